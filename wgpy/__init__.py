@@ -1,0 +1,1 @@
+"""wgpy: a userspace WireGuard for Linux."""

@@ -1,0 +1,1 @@
+"""The C data plane and the one Python module that talks to it."""

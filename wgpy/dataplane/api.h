@@ -1,0 +1,275 @@
+/* The public C API of the data plane.  This file is also the cffi cdef (build.py strips the
+ * preprocessor lines), so nothing is declared twice.
+ *
+ * Every function returns 0 (or a count) or -errno.  Only the control thread calls functions that
+ * change tables; they take the write side of the device's rwlock.  Times are nanoseconds of
+ * CLOCK_BOOTTIME plus the device's clock offset (0 outside tests).
+ * Section numbers are those of the WireGuard paper (Donenfeld, NDSS 2017; revision of 2020-06-01).
+ */
+#ifndef WGPY_API_H
+#define WGPY_API_H
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+/* Specification constants (section 6.1; message sizes 5.4). */
+enum {
+    WG_REKEY_AFTER_TIME_S = 120,
+    WG_REJECT_AFTER_TIME_S = 180,
+    WG_REKEY_TIMEOUT_S = 5,
+    WG_KEEPALIVE_TIMEOUT_S = 10,
+    WG_KEY_LEN = 32,
+    WG_TAG_LEN = 16,
+    WG_TRANSPORT_HEADER_LEN = 16,
+    WG_TRANSPORT_OVERHEAD = WG_TRANSPORT_HEADER_LEN + WG_TAG_LEN,
+    WG_INITIATION_LEN = 148,
+    WG_RESPONSE_LEN = 92,
+    WG_COOKIE_REPLY_LEN = 64,
+    WG_MESSAGE_INITIATION = 1,
+    WG_MESSAGE_RESPONSE = 2,
+    WG_MESSAGE_COOKIE_REPLY = 3,
+    WG_MESSAGE_TRANSPORT = 4,
+};
+#define WG_REKEY_AFTER_MESSAGES  1152921504606846976ull
+#define WG_REJECT_AFTER_MESSAGES 18446744073709543423ull
+
+/* Implementation constants. */
+enum {
+    WG_MAX_PEERS = 1 << 20,
+    WG_STAGED_MAX = 128,           /* staged packets per peer; the oldest is dropped */
+    WG_STAGED_MAX_BYTES = 1 << 20, /* staged bytes per peer, likewise */
+    WG_REPLAY_WINDOW = 8128,       /* usable counters behind the newest (RFC 6479) */
+    WG_EVENT_RING = 4096,          /* handshake messages waiting for control */
+    WG_MAX_WORKERS = 16,           /* data threads per direction */
+    WG_FRAME_MAX = 65535,          /* one IP packet or super-packet */
+    WG_VNET_HDR_LEN = 10,          /* struct virtio_net_hdr */
+};
+#define WG_NO_SLOT 4294967295u
+#define WG_NEVER   18446744073709551615ull
+
+typedef struct wg_device wg_device;
+
+/* An outside address and, behind it, the local address it reached us on (sticky source).
+ * family 0 means none. */
+typedef struct {
+    uint16_t family;         /* AF_INET, AF_INET6 or 0 */
+    uint16_t port;           /* host order */
+    uint32_t scope_id;       /* IPv6 link-local zone, else 0 */
+    uint8_t addr[16];        /* network order; IPv4 in the first four */
+    uint8_t source[16];      /* local address, same family; all zero when unknown */
+    uint32_t source_ifindex; /* interface of source; 0 when unknown */
+} wg_endpoint;
+
+/* What the data threads borrow from start to stop.  -1 for a missing descriptor. */
+typedef struct {
+    int32_t tun_fd;    /* TUN queue, or any descriptor that keeps frame boundaries; O_NONBLOCK */
+    int32_t udp4_fd;   /* bound IPv4 socket */
+    int32_t udp6_fd;   /* bound IPv6 socket */
+    uint32_t features; /* enum wg_feature bits */
+} wg_io;
+
+enum wg_feature {
+    WG_FEATURE_VNET_HDR = 1, /* frames carry a virtio_net_hdr */
+    WG_FEATURE_TUN_TSO = 2,  /* the TUN takes and gives TCP super-packets */
+    WG_FEATURE_TUN_USO = 4,  /* the TUN takes and gives UDP super-packets */
+    WG_FEATURE_UDP_GSO = 8,  /* UDP_SEGMENT works on the sockets */
+    WG_FEATURE_UDP_GRO = 16, /* UDP_GRO is set on the sockets */
+};
+
+/* One prefix of a peer.  remove: take it away, if and only if this peer owns exactly it. */
+typedef struct {
+    uint8_t addr[16]; /* network order; IPv4 in the first four */
+    uint8_t family;   /* 4 or 6 */
+    uint8_t cidr;     /* prefix length in bits */
+    uint8_t remove;   /* 0 or 1 */
+    uint8_t unused;
+} wg_allowedip;
+
+/* One session, handed over once (5.4.5).  The caller wipes its copy. */
+typedef struct {
+    uint8_t send_key[32];
+    uint8_t receive_key[32];
+    uint32_t local_index;  /* reserved before with wg_index_reserve */
+    uint32_t remote_index; /* the peer's */
+    uint64_t created_ns;
+    uint8_t initiator; /* 1 when we sent the initiation */
+    uint8_t unused[7];
+} wg_session;
+
+/* Everything that timers and `wg show` need to know of a peer's traffic; 0 means never or not. */
+typedef struct {
+    uint64_t tx_bytes;               /* UDP payload bytes of all valid messages sent */
+    uint64_t rx_bytes;               /* and received */
+    uint64_t tx_any_ns;              /* last authenticated message sent */
+    uint64_t rx_any_ns;              /* last authenticated message received */
+    uint64_t tx_data_ns;             /* last transport message with a payload sent */
+    uint64_t rx_data_ns;             /* and received */
+    uint64_t tx_unanswered_since_ns; /* first payload sent since anything came back */
+    uint64_t rx_unanswered_since_ns; /* first payload received since anything was sent */
+    uint32_t staged;                 /* packets waiting for a session */
+    uint32_t sessions;               /* keypairs held: bit 0 current, 1 previous, 2 next */
+    wg_endpoint endpoint;
+} wg_peer_stats;
+
+enum wg_event_kind {
+    WG_EVENT_PENDING = 1, /* pending holds bits of enum wg_pending, slot the peer */
+    WG_EVENT_MESSAGE = 2, /* a handshake message whose size, type and mac1 (or index) are right */
+};
+
+enum wg_pending {
+    WG_WANT_HANDSHAKE = 1, /* there is traffic and no (fresh) session */
+    WG_KEY_CONFIRMED = 2,  /* the next keypair was used by the peer: call wg_keypair_confirm */
+    WG_TIMER_ARMED = 4,    /* a stamp moved so that a deadline lies before the wake time */
+};
+
+typedef struct {
+    uint32_t kind;
+    uint32_t slot;    /* the peer; for a MESSAGE of type 1 WG_NO_SLOT */
+    uint32_t pending; /* PENDING only */
+    uint32_t length;  /* MESSAGE only: bytes in data */
+    uint64_t received_ns;
+    wg_endpoint source; /* MESSAGE only */
+    uint8_t data[WG_INITIATION_LEN];
+    uint32_t unused;
+} wg_event;
+
+enum wg_kick_kind {
+    WG_KICK_STAGED = 1,    /* send what is staged */
+    WG_KICK_KEEPALIVE = 2, /* if nothing is staged, stage an empty packet first */
+};
+
+/* Why packets were dropped, and how the offloads did; device-wide, monotonic. */
+typedef struct {
+    uint64_t tx_no_peer;        /* inner destination in nobody's allowed IPs */
+    uint64_t tx_no_endpoint;    /* peer without an endpoint */
+    uint64_t tx_invalid;        /* frame from the TUN that is no IP packet we can split */
+    uint64_t tx_staged_dropped; /* oldest staged packets pushed out */
+    uint64_t tx_send_errors;    /* datagrams the kernel refused */
+    uint64_t tx_packets;        /* inner packets sealed */
+    uint64_t tx_frames;         /* TUN reads */
+    uint64_t tx_datagrams;      /* UDP datagrams (GSO sends count each segment) */
+    uint64_t tx_calls;          /* sendmmsg messages handed to the kernel */
+    uint64_t rx_invalid;        /* datagrams of wrong size or type */
+    uint64_t rx_bad_mac1;       /* handshake messages with a wrong mac1 */
+    uint64_t rx_unknown_index;  /* messages for no index of ours */
+    uint64_t rx_expired;        /* session older than REJECT_AFTER_TIME */
+    uint64_t rx_bad_tag;        /* AEAD refused */
+    uint64_t rx_replayed;       /* counter seen or too old */
+    uint64_t rx_not_allowed;    /* inner source not in the peer's allowed IPs */
+    uint64_t rx_malformed;      /* decrypted, but no IP packet or a wrong length */
+    uint64_t rx_packets;        /* inner packets opened */
+    uint64_t rx_datagrams;      /* UDP datagrams (GRO receives count each segment) */
+    uint64_t rx_calls;          /* recvmmsg messages */
+    uint64_t rx_tun_writes;     /* frames written to the TUN */
+    uint64_t rx_tun_errors;     /* packets the TUN refused */
+    uint64_t rx_events_dropped; /* handshake messages lost to a full ring */
+} wg_counters;
+
+/* ---- device ---------------------------------------------------------------------------------- */
+
+/* event_fd tells control that wg_events_take has something; send_wake_fd and receive_wake_fd end
+ * the data threads' poll.  All three are eventfds, O_NONBLOCK, borrowed until wg_device_destroy.
+ * aead names a backend ("openssl", "ipsec-mb") or is NULL for the fastest.  -ENOENT: no such one.
+ */
+int wg_device_create(wg_device **device, int event_fd, int send_wake_fd, int receive_wake_fd,
+                     const char *aead);
+void wg_device_destroy(wg_device *device);
+const char *wg_device_aead(const wg_device *device);
+const char *wg_aead_backends(void); /* those built in and usable here, fastest first, by commas */
+uint64_t wg_device_now_ns(const wg_device *device);
+void wg_device_set_clock_offset(wg_device *device, uint64_t offset_ns);
+void wg_device_set_mtu(wg_device *device, uint32_t mtu);
+/* BLAKE2s(LABEL_MAC1 || our public key) (5.4.4); NULL refuses every handshake message. */
+int wg_device_set_mac1_key(wg_device *device, const uint8_t *key);
+void wg_device_counters(const wg_device *device, wg_counters *counters);
+
+/* Data threads: start publishes io and clears the stop flag, then each thread calls one run
+ * function (GIL released) and stays in it until stop or a dead descriptor.  worker < WG_MAX_WORKERS
+ * is unique per direction.  run returns 0 after stop, else -errno (-EBADFD: the TUN device is
+ * gone). */
+int wg_device_start(wg_device *device, const wg_io *io);
+void wg_device_stop(wg_device *device);
+int wg_send_run(wg_device *device, uint32_t worker);
+int wg_receive_run(wg_device *device, uint32_t worker);
+
+/* ---- peers ----------------------------------------------------------------------------------- */
+
+int wg_peer_add(wg_device *device, uint32_t *slot);
+int wg_peer_remove(wg_device *device, uint32_t slot);
+int wg_peer_set_endpoint(wg_device *device, uint32_t slot, const wg_endpoint *endpoint);
+int wg_peer_clear_source(wg_device *device, uint32_t slot);
+/* C raises no WANT_HANDSHAKE before gate_ns. */
+int wg_peer_set_handshake_gate(wg_device *device, uint32_t slot, uint64_t gate_ns);
+/* C raises TIMER_ARMED when a stamp moves so that now + its timeout < wake_ns. */
+int wg_peer_set_wake(wg_device *device, uint32_t slot, uint64_t wake_ns);
+/* Sets rx_unanswered_since: the keepalive just sent answers what came before, not what came since.
+ */
+int wg_peer_rearm_keepalive(wg_device *device, uint32_t slot, uint64_t since_ns);
+int wg_peer_stats_read(wg_device *device, uint32_t slot, wg_peer_stats *stats);
+int wg_peer_kick(wg_device *device, uint32_t slot, uint32_t kinds);
+int wg_peer_drop_staged(wg_device *device, uint32_t slot);
+/* A handshake message of the peer was authenticated: roam, count, stamp. */
+int wg_peer_received(wg_device *device, uint32_t slot, const wg_endpoint *source, uint32_t length,
+                     uint64_t now_ns);
+
+/* ---- allowed IPs ----------------------------------------------------------------------------- */
+
+/* Applies entries in order, all or (-ENOMEM, -EINVAL) none. Host bits are masked. */
+int wg_allowedips_change(wg_device *device, uint32_t slot, const wg_allowedip *entries,
+                         size_t count);
+int wg_allowedips_clear(wg_device *device, uint32_t slot);
+/* Fills up to max entries of the peer, in order of insertion; returns how many the peer has. */
+ssize_t wg_allowedips_list(wg_device *device, uint32_t slot, wg_allowedip *entries, size_t max);
+/* The slot whose prefix is the longest match, or WG_NO_SLOT. family 4 or 6. */
+uint32_t wg_allowedips_lookup(wg_device *device, uint8_t family, const uint8_t *addr);
+
+/* ---- sessions -------------------------------------------------------------------------------- */
+
+/* A random index that no handshake or session of this device uses. */
+int wg_index_reserve(wg_device *device, uint32_t slot, uint32_t *index);
+int wg_index_release(wg_device *device, uint32_t index);
+/* The session's index stops being a handshake's and becomes the keypair's. Rotation as section 6.3:
+ * initiator -> current, responder -> next. */
+int wg_keypair_install(wg_device *device, uint32_t slot, const wg_session *session);
+int wg_keypair_confirm(wg_device *device, uint32_t slot);
+/* expire: current and next stop sending, so that new traffic asks for a handshake.
+ * drop: all are wiped. */
+int wg_keypairs_expire(wg_device *device, uint32_t slot);
+int wg_keypairs_drop(wg_device *device, uint32_t slot);
+
+/* ---- the two inboxes ------------------------------------------------------------------------- */
+
+/* Takes up to max events, pending bits first; returns how many. */
+int wg_events_take(wg_device *device, wg_event *events, int max);
+/* Sends a handshake message from control. to NULL: the peer's endpoint (-EDESTADDRREQ if none).
+ * With a slot, counts and stamps it as an authenticated message sent. tos: the outer TOS byte. */
+int wg_message_send(wg_device *device, uint32_t slot, const wg_endpoint *to, const uint8_t *data,
+                    uint32_t length, uint8_t tos, uint64_t now_ns);
+
+/* ---- stages by themselves: for tests and micro-benchmarks, no device needed -------------------
+ */
+
+uint16_t wg_checksum_fold(const uint8_t *data, size_t length,
+                          uint64_t sum); /* RFC 1071, not inverted */
+/* Splits a frame as read from the TUN into out: packets back to back, lengths[i] each.
+ * Returns the count, -EINVAL for a frame to drop, -ENOSPC if out or lengths is too small.
+ * The frame is clobbered. */
+ssize_t wg_gso_split(uint8_t *frame, size_t length, uint32_t features, uint8_t *out,
+                     size_t out_size, uint32_t *lengths, size_t max);
+/* Coalesces packets (back to back in data) into TUN frames, back to back in out, each with its
+ * virtio_net_hdr when features has VNET_HDR. Returns the count of frames. data is clobbered. */
+ssize_t wg_gro_coalesce(uint8_t *data, const uint32_t *lengths, size_t count, uint32_t features,
+                        uint8_t *out, size_t out_size, uint32_t *frame_lengths, size_t max);
+/* RFC 8439 with an empty AAD and the 96-bit nonce 0^32 || counter (5.4.6).
+ * seal: out has length + 16 bytes. open: out has length - 16; -EBADMSG when the tag is wrong. */
+int wg_aead_seal_once(const char *backend, const uint8_t *key, uint64_t counter, const uint8_t *in,
+                      size_t length, uint8_t *out);
+int wg_aead_open_once(const char *backend, const uint8_t *key, uint64_t counter, const uint8_t *in,
+                      size_t length, uint8_t *out);
+typedef struct wg_replay wg_replay;
+wg_replay *wg_replay_new(void);
+void wg_replay_free(wg_replay *replay);
+/* 1: the counter is new and now marked; 0: seen before, behind the window, or past REJECT_AFTER. */
+int wg_replay_accept(wg_replay *replay, uint64_t counter);
+
+#endif

@@ -1,0 +1,342 @@
+/* Structs and stages shared by the C files.  Nothing here is visible to Python.
+ *
+ * Locks, in the order in which they may be taken:
+ *   device.tables (rwlock)  control writes; data threads read, one batch at a time, no system call
+ *                           under it.  Guards: peers[], the trie, the index table, peer.keypairs.
+ *   peer.staged_lock        send threads (append, flush) and control (drop).
+ *   peer.endpoint_lock      spin; receive threads (roam), send threads and control (copy).
+ *   keypair.replay_lock     spin; receive threads.
+ *   device.events_lock      any thread; the ring, the list of pending peers.
+ *   device.kicks_lock       control and send threads; the list of kicked peers.
+ * Counters and stamps are relaxed atomics: each is a single value, read by itself. */
+#ifndef WGPY_INTERNAL_H
+#define WGPY_INTERNAL_H
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <time.h>
+
+#include "api.h"
+
+#define WG_NS_PER_S   1000000000ull
+#define WG_SECONDS(s) ((uint64_t)(s)*WG_NS_PER_S)
+
+#define wg_likely(x)   __builtin_expect(!!(x), 1)
+#define wg_unlikely(x) __builtin_expect(!!(x), 0)
+
+static inline uint16_t wg_load_be16(const uint8_t *p) { return (uint16_t)(p[0] << 8 | p[1]); }
+static inline void wg_store_be16(uint8_t *p, uint16_t v)
+{
+    p[0] = (uint8_t)(v >> 8);
+    p[1] = (uint8_t)v;
+}
+static inline uint32_t wg_load_be32(const uint8_t *p)
+{
+    uint32_t v;
+    memcpy(&v, p, 4);
+    return __builtin_bswap32(v);
+}
+static inline void wg_store_be32(uint8_t *p, uint32_t v)
+{
+    v = __builtin_bswap32(v);
+    memcpy(p, &v, 4);
+}
+/* The wire is little-endian (5.4); so is every target we build for. */
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "little-endian targets only");
+static inline uint32_t wg_load_le32(const uint8_t *p)
+{
+    uint32_t v;
+    memcpy(&v, p, 4);
+    return v;
+}
+static inline uint64_t wg_load_le64(const uint8_t *p)
+{
+    uint64_t v;
+    memcpy(&v, p, 8);
+    return v;
+}
+static inline void wg_store_le32(uint8_t *p, uint32_t v) { memcpy(p, &v, 4); }
+static inline void wg_store_le64(uint8_t *p, uint64_t v) { memcpy(p, &v, 8); }
+
+/* ---- aead.c: ChaCha20-Poly1305 from a kept library ------------------------------------------- */
+
+struct wg_aead_backend; /* one library: a table of functions, private to aead.c */
+
+struct wg_aead_key { /* one direction of one session, ready for every worker */
+    const struct wg_aead_backend *backend;
+    uint8_t raw[WG_KEY_LEN];     /* wiped by wg_aead_key_clear */
+    void *state[WG_MAX_WORKERS]; /* backend's context for worker i, made at init or NULL */
+};
+
+const struct wg_aead_backend *
+wg_aead_find(const char *name); /* NULL name: fastest; NULL: unknown */
+const char *wg_aead_name(const struct wg_aead_backend *backend);
+int wg_aead_key_init(struct wg_aead_key *key, const struct wg_aead_backend *backend,
+                     const uint8_t raw[WG_KEY_LEN], bool seal, uint32_t workers);
+void wg_aead_key_clear(struct wg_aead_key *key);
+/* out = ciphertext || tag, length + 16 bytes.  out may equal in or not overlap it. Cannot fail. */
+void wg_aead_seal(struct wg_aead_key *key, uint32_t worker, uint64_t counter, uint8_t *out,
+                  const uint8_t *in, size_t length);
+/* in = ciphertext || tag, length >= 16. out may equal in. False: out holds nothing to be used. */
+bool wg_aead_open(struct wg_aead_key *key, uint32_t worker, uint64_t counter, uint8_t *out,
+                  const uint8_t *in, size_t length);
+
+/* ---- keypair.c: sessions, the index table, replay ---------------------------------------------
+ */
+
+struct wg_replay {   /* RFC 6479 */
+    uint64_t newest; /* highest counter accepted, plus one */
+    uint64_t bitmap[8192 / 64];
+};
+
+struct wg_keypair {
+    struct wg_aead_key send_key;
+    struct wg_aead_key receive_key;
+    struct wg_peer *peer;
+    uint64_t created_ns;
+    uint32_t local_index;
+    uint32_t remote_index;
+    bool initiator;
+    atomic_bool can_send;           /* false once expired: control clears, send threads read */
+    atomic_bool confirmed;          /* first authenticated data came: receive threads set it */
+    atomic_bool asked_last_minute;  /* the rekey on receive was asked for, once per key */
+    _Atomic uint64_t send_counter;  /* next nonce; send threads take ranges with fetch_add */
+    pthread_spinlock_t replay_lock; /* guards replay */
+    struct wg_replay replay;
+};
+
+struct wg_index_entry { /* hash table entry; control writes, receive threads read */
+    uint32_t index;
+    struct wg_peer *peer;
+    struct wg_keypair *keypair; /* NULL while the index is a handshake's */
+    struct wg_index_entry *next;
+};
+
+struct wg_index_entry *wg_index_find(wg_device *device, uint32_t index); /* read side */
+void wg_peer_indexes_clear(wg_device *device, struct wg_peer *peer);     /* write side */
+/* The keypair to seal with now, or NULL: current, or a confirmed next, neither expired nor used up.
+ */
+struct wg_keypair *wg_keypair_sending(struct wg_peer *peer, uint64_t now_ns);
+void wg_keypairs_clear(wg_device *device, struct wg_peer *peer); /* write side */
+
+/* ---- allowedips.c: one trie per family --------------------------------------------------------
+ */
+
+struct wg_allowedips_node;
+struct wg_allowedips {
+    struct wg_allowedips_node *root4;
+    struct wg_allowedips_node *root6;
+};
+struct wg_peer *wg_allowedips_find4(const struct wg_allowedips *trie, const uint8_t addr[4]);
+struct wg_peer *wg_allowedips_find6(const struct wg_allowedips *trie, const uint8_t addr[16]);
+void wg_allowedips_remove_peer(struct wg_allowedips *trie, struct wg_peer *peer);
+void wg_allowedips_destroy(struct wg_allowedips *trie);
+
+/* ---- peers and the device ----------------------------------------------------------------------
+ */
+
+struct wg_staged { /* one packet without a session; plaintext follows */
+    struct wg_staged *next;
+    uint32_t length; /* 0: a keepalive */
+    uint8_t ecn;
+    uint8_t data[];
+};
+
+struct wg_peer {
+    uint32_t slot;
+    wg_device *device;
+    struct wg_keypair *current, *previous, *next; /* control; device.tables */
+    struct wg_allowedips_node *first_allowedip;   /* control; device.tables; insertion order */
+    struct wg_allowedips_node *last_allowedip;
+    uint32_t allowedips; /* how many; control; device.tables */
+
+    pthread_spinlock_t endpoint_lock;
+    wg_endpoint endpoint; /* endpoint_lock */
+
+    pthread_mutex_t staged_lock;
+    struct wg_staged *staged_first, *staged_last; /* staged_lock */
+    uint32_t staged_bytes;                        /* staged_lock */
+    _Atomic uint32_t staged_count;                /* written under staged_lock, read without */
+
+    _Atomic uint64_t tx_bytes, rx_bytes;
+    _Atomic uint64_t tx_any_ns, rx_any_ns, tx_data_ns, rx_data_ns;
+    _Atomic uint64_t tx_unanswered_since_ns, rx_unanswered_since_ns;
+    _Atomic uint64_t
+        wake_ns; /* seq_cst: pairs stamp-store/wake-load here with the reverse in control */
+    _Atomic uint64_t handshake_gate_ns;
+
+    uint32_t pending;             /* events_lock: bits not yet taken */
+    struct wg_peer *next_pending; /* events_lock */
+    bool on_pending_list;         /* events_lock */
+    uint32_t kicks;               /* kicks_lock */
+    struct wg_peer *next_kicked;  /* kicks_lock */
+    bool on_kick_list;            /* kicks_lock */
+};
+
+#define WG_INDEX_BUCKETS_MIN 1024
+
+struct wg_device {
+    pthread_rwlock_t tables;         /* PREFER_WRITER_NONRECURSIVE */
+    struct wg_peer **peers;          /* by slot, NULL when free; tables */
+    uint32_t slots;                  /* size of peers; tables */
+    uint32_t free_hint;              /* no free slot below it; tables */
+    struct wg_allowedips allowedips; /* tables */
+    struct wg_index_entry **indexes; /* tables; index_buckets chains (a power of two) */
+    uint32_t index_buckets;          /* tables */
+    uint32_t index_count;            /* tables */
+    const struct wg_aead_backend *aead;
+
+    int event_fd, send_wake_fd, receive_wake_fd; /* eventfds, borrowed */
+    wg_io io;                                    /* written before the threads start */
+    atomic_bool stopping;
+    _Atomic uint32_t features; /* io.features less what failed at run time */
+    _Atomic uint32_t mtu;
+    _Atomic uint64_t clock_offset_ns;
+
+    pthread_mutex_t events_lock;
+    wg_event *ring; /* events_lock; WG_EVENT_RING entries */
+    uint32_t ring_head, ring_count;
+    struct wg_peer *pending_first, *pending_last; /* events_lock */
+
+    pthread_mutex_t kicks_lock;
+    struct wg_peer *kicked_first, *kicked_last; /* kicks_lock */
+
+    pthread_mutex_t mac1_lock; /* the MAC context is not shared */
+    void *mac1_context;        /* EVP_MAC_CTX keyed with the mac1 key, or NULL; mac1_lock */
+
+    struct { /* one relaxed atomic per field of wg_counters, same order */
+        _Atomic uint64_t value[sizeof(wg_counters) / sizeof(uint64_t)];
+    } counters;
+};
+
+#define wg_count(device, field, n)                                                                 \
+    atomic_fetch_add_explicit(                                                                     \
+        &(device)->counters.value[offsetof(wg_counters, field) / sizeof(uint64_t)], (n),           \
+        memory_order_relaxed)
+
+/* ---- device.c -----------------------------------------------------------------------------------
+ */
+
+struct wg_peer *wg_peer_find(wg_device *device, uint32_t slot); /* either side; NULL: free */
+/* Stamps (6.1-6.5): data is whether the message carried a payload. Raise TIMER_ARMED if due. */
+void wg_peer_stamp_sent(struct wg_peer *peer, uint64_t bytes, bool data, uint64_t now_ns);
+void wg_peer_stamp_received(struct wg_peer *peer, uint64_t bytes, bool data, uint64_t now_ns);
+void wg_peer_roam(struct wg_peer *peer, const wg_endpoint *source); /* set if different */
+wg_endpoint wg_peer_endpoint(struct wg_peer *peer);
+/* WANT_HANDSHAKE, unless the gate is shut. */
+void wg_peer_ask_handshake(struct wg_peer *peer, uint64_t now_ns);
+bool wg_mac1_valid(wg_device *device, const uint8_t *message, uint32_t length);
+
+/* ---- events.c
+ * ------------------------------------------------------------------------------------ */
+
+void wg_event_pend(struct wg_peer *peer, uint32_t pending); /* never lost, coalesces */
+void wg_event_forget(struct wg_peer *peer);                 /* peer is going away */
+/* Copies a handshake message into the ring; drops and counts when it is full. */
+void wg_event_message(wg_device *device, uint32_t slot, const wg_endpoint *source,
+                      const uint8_t *data, uint32_t length, uint64_t now_ns);
+/* The next kicked peer and its kinds, or NULL. Read side of tables. */
+struct wg_peer *wg_kick_take(wg_device *device, uint32_t *kinds);
+void wg_kick_forget(struct wg_peer *peer);
+
+/* ---- checksum.c
+ * ----------------------------------------------------------------------------------- */
+
+/* wg_checksum_fold is in api.h.  The pseudo-header sum of an IPv4 or IPv6 packet, unfolded. */
+uint64_t wg_checksum_pseudo(const uint8_t *ip, uint8_t protocol, uint32_t transport_length);
+
+/* ---- gso.c: a frame from the TUN -> the packets it stands for
+ * --------------------------------------- */
+
+struct wg_packet {
+    uint8_t *data; /* starts at the IP header */
+    uint32_t length;
+};
+
+struct wg_gso {
+    uint8_t *ip;            /* the IP header: addresses are valid from begin on */
+    uint32_t length;        /* of the whole frame, without the virtio_net_hdr */
+    uint32_t header_length; /* IP and transport headers, 0 for a plain packet */
+    uint32_t segment;       /* payload bytes per packet (gso_size), 0 for a plain packet */
+    uint32_t offset;        /* payload bytes given out */
+    uint32_t index;         /* packets given out */
+    uint32_t count;         /* packets in all; packets 0..count-2 are equally long */
+    uint8_t version;        /* 4 or 6 */
+    uint8_t protocol;       /* TCP or UDP when segment != 0 */
+    uint8_t header[128];    /* the headers as they came */
+};
+
+/* Checks everything: lengths, versions, gso_type, gso_size, csum_start and csum_offset; finishes
+ * the checksum of a plain packet that asks for it. -EINVAL: drop the frame. */
+int wg_gso_begin(struct wg_gso *gso, uint8_t *frame, size_t length, uint32_t features);
+/* The next packet, contiguous, checksums right; headers are written into the frame right before
+ * its payload, over the tail of the packet before, so a packet is valid until the next call.
+ * False after the last. */
+bool wg_gso_next(struct wg_gso *gso, struct wg_packet *packet);
+
+/* ---- gro.c: packets -> frames for the TUN
+ * ------------------------------------------------------------ */
+
+#define WG_GRO_PACKETS  1024 /* per batch */
+#define WG_GRO_SEGMENTS 128  /* per frame */
+
+struct wg_gro; /* one per receive thread, preallocated */
+
+struct wg_gro *wg_gro_new(void);
+void wg_gro_free(struct wg_gro *gro);
+void wg_gro_reset(struct wg_gro *gro, uint32_t features);
+/* Takes a packet that passed every check (valid IP version and total length == length); it must
+ * stay in place until the reset.  -ENOSPC: write the frames out, reset, add again. */
+int wg_gro_add(struct wg_gro *gro, uint8_t *packet, uint32_t length);
+/* Frames in order of their first packets: iov[0] is the virtio_net_hdr when features has VNET_HDR.
+ * Returns the number of iovecs filled (at most WG_GRO_SEGMENTS + 2), 0 after the last frame.
+ * *packets: how many the frame stands for. */
+int wg_gro_next(struct wg_gro *gro, struct iovec *iov, uint32_t *packets);
+/* After the TUN refused a coalesced frame with EINVAL: the packets of the frame that wg_gro_next
+ * gave last, one at a time, each with a plain virtio_net_hdr.  Same return. */
+int wg_gro_next_single(struct wg_gro *gro, struct iovec *iov);
+
+/* ---- udp.c: endpoints, datagrams in and out
+ * ------------------------------------------------------------ */
+
+#define WG_UDP_RECEIVE_SLOTS 8 /* recvmmsg messages; more gained nothing */
+#define WG_UDP_BUFFER_LEN    65536
+
+struct wg_datagrams { /* one recvmmsg message: equal-size datagrams, the last may be shorter */
+    uint8_t *data;
+    uint32_t length;
+    uint32_t segment; /* bytes per datagram, >= 1 */
+    uint8_t tos;
+    wg_endpoint source;
+};
+
+struct wg_udp_receiver; /* buffers and mmsghdrs of one receive thread */
+struct wg_udp_receiver *wg_udp_receiver_new(void);
+void wg_udp_receiver_free(struct wg_udp_receiver *receiver);
+/* Without blocking; returns how many are filled, or -errno (-EAGAIN: none). */
+int wg_udp_receive(struct wg_udp_receiver *receiver, int fd, struct wg_datagrams *out, int max);
+
+struct wg_udp_sender; /* one batch of sealed messages, in one arena */
+struct wg_udp_sender *wg_udp_sender_new(void);
+void wg_udp_sender_free(struct wg_udp_sender *sender);
+/* Room for length bytes, or NULL: flush first.  Then seal into it and commit. Messages that follow
+ * each other to one endpoint with one TOS and one size (the last may be shorter) go out as one GSO
+ * send. */
+uint8_t *wg_udp_reserve(struct wg_udp_sender *sender, uint32_t length);
+void wg_udp_commit(struct wg_udp_sender *sender, uint32_t length, uint32_t slot,
+                   const wg_endpoint *to, uint8_t tos, bool gso);
+/* Sends the batch and empties it. Handles GSO fallback (EIO: off for good; EINVAL/EMSGSIZE: this
+ * run is sent unbatched) and a stale source (EINVAL/EADDRNOTAVAIL: resent without it). */
+void wg_udp_flush(wg_device *device, struct wg_udp_sender *sender);
+
+/* ---- tun.c
+ * ------------------------------------------------------------------------------------------------
+ */
+
+/* One frame; returns its length, -EAGAIN, or -errno. */
+ssize_t wg_tun_read(int fd, uint8_t *buffer, size_t size);
+int wg_tun_write(int fd, const struct iovec *iov, int count);
+
+#endif

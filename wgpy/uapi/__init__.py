@@ -1,0 +1,1 @@
+"""The cross-platform configuration protocol of wg: text format and socket server."""
