@@ -1,0 +1,371 @@
+"""The configuration protocol of wg as text: requests to config data, a snapshot to a reply.
+
+Source: the "Configuration Protocol" of WireGuard's cross-platform page, and what `wg` sends.  No
+I/O here but one: the name of an IPv6 zone is looked up among this host's interfaces.
+
+A request is validated as a whole before anybody sees it.  Requests arrive by the chunk and are
+parsed as they arrive, so that neither their text is kept nor the control loop held up by a big one.
+"""
+
+import errno
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from socket import AF_INET, AF_INET6, if_nametoindex, inet_ntop, inet_pton
+from typing import Any, Final, Protocol
+
+from wgpy.config import (
+    KEY_LEN,
+    ZERO_KEY,
+    AllowedIP,
+    DeviceChange,
+    DeviceSnapshot,
+    Endpoint,
+    PeerChange,
+    PeerSnapshot,
+)
+from wgpy.errors import ConfigError
+
+LINE_MAX: Final = 4096  # bytes; the longest sensible line has about 80
+REQUEST_MAX: Final = 64 << 20  # bytes; 10,000 peers with 131,000 allowed IPs take about 10 MiB
+_LINES_PER_CHUNK: Final = 1024  # of a reply, about 32 KiB
+
+_V4_MAPPED: Final = bytes(10) + b"\xff\xff"  # RFC 4291, 2.5.5.2
+_PREFIX_LENGTHS: Final = {str(bits): bits for bits in range(129)}
+# A key takes 64 characters of hex or 44 of base64; addresses have dots or colons in between.
+_LOOKS_LIKE_A_KEY: Final = re.compile(r"[0-9A-Za-z+/]{40}")
+
+
+@dataclass(frozen=True, slots=True)
+class GetRequest:
+    """The client asks for everything (`get=1`)."""
+
+
+# What a complete request amounts to: answer it, apply it, or refuse it with this error.
+Request = GetRequest | DeviceChange | ConfigError
+
+
+# ---- values: each raises ValueError or OSError for a bad one ------------------------------------
+
+
+def _parse_key(value: str) -> bytes:
+    key = bytes.fromhex(value)
+    if len(value) != 2 * KEY_LEN or len(key) != KEY_LEN:  # fromhex skips blanks
+        raise ValueError
+    return key
+
+
+def _parse_decimal(value: str, maximum: int) -> int:
+    if not (value.isascii() and value.isdigit()) or (number := int(value)) > maximum:
+        raise ValueError
+    return number
+
+
+def _parse_u16(value: str) -> int:
+    return _parse_decimal(value, 0xFFFF)
+
+
+def _parse_u32(value: str) -> int:
+    return _parse_decimal(value, 0xFFFFFFFF)
+
+
+def _parse_true(value: str) -> bool:
+    if value != "true":
+        raise ValueError
+    return True
+
+
+def _parse_version(value: str) -> None:
+    if value != "1":
+        raise ValueError
+
+
+def _parse_zone(zone: str) -> int:
+    """Turn an interface name, or else a number, into an index (getaddrinfo's order, as in wg)."""
+    try:
+        return if_nametoindex(zone)
+    except OSError:
+        return _parse_u32(zone)
+
+
+def _parse_endpoint(value: str) -> Endpoint:
+    host, _, port_text = value.rpartition(":")
+    port = _parse_u16(port_text)
+    if not (host.startswith("[") and host.endswith("]")):
+        return Endpoint(inet_pton(AF_INET, host), port)
+    text, percent, zone = host[1:-1].partition("%")
+    address = inet_pton(AF_INET6, text)
+    scope_id = _parse_zone(zone) if percent else 0
+    if address.startswith(_V4_MAPPED):  # the IPv6 socket cannot send there, the IPv4 one can
+        return Endpoint(address[len(_V4_MAPPED) :], port)
+    return Endpoint(address, port, scope_id)
+
+
+def _parse_allowed_ip(value: str) -> AllowedIP:
+    text, slash, bits = value.partition("/")
+    if remove := text[:1] == "-":
+        text = text[1:]
+    address = inet_pton(AF_INET6 if ":" in text else AF_INET, text)
+    longest = 8 * len(address)
+    cidr = _PREFIX_LENGTHS.get(bits, 129) if slash else longest
+    if cidr > longest:
+        raise ValueError
+    return AllowedIP(address, cidr, remove)
+
+
+# ---- set requests -------------------------------------------------------------------------------
+
+# Line name -> (field of DeviceChange or PeerChange, its parser).  A later line wins.
+_Lines = dict[str, tuple[str, Callable[[str], object]]]
+_DEVICE_LINES: Final[_Lines] = {
+    "private_key": ("private_key", _parse_key),
+    "listen_port": ("listen_port", _parse_u16),
+    "fwmark": ("fwmark", _parse_u32),
+    "replace_peers": ("replace_peers", _parse_true),
+}
+_PEER_LINES: Final[_Lines] = {
+    "remove": ("remove", _parse_true),
+    "update_only": ("update_only", _parse_true),
+    "preshared_key": ("preshared_key", _parse_key),
+    "endpoint": ("endpoint", _parse_endpoint),
+    "persistent_keepalive_interval": ("persistent_keepalive_s", _parse_u16),
+}
+
+
+def _without_keys(line: str) -> str | None:
+    """Return line if it may be logged, None if it holds a key or looks as if it might."""
+    name = line.partition("=")[0]
+    return None if "key" in name.lower() or _LOOKS_LIKE_A_KEY.search(line) else line
+
+
+class SetRequest:
+    """A set request in the making: takes the lines between `set=1` and the blank line."""
+
+    __slots__ = ("_allowed_ips", "_device", "_peer", "_peers")
+
+    def __init__(self) -> None:
+        """Start with a request that changes nothing."""
+        self._device: dict[str, Any] = {}
+        self._peers: list[PeerChange] = []
+        self._peer: dict[str, Any] | None = None  # the section we are in
+        self._allowed_ips: list[AllowedIP] = []  # of that section
+
+    def add_untrusted(self, lines: Iterable[str]) -> None:
+        """Take lines without their newlines; after an error the request is of no more use.
+
+        Raises ConfigError: EPROTO for a line without `=`, EINVAL for an unknown or misplaced name
+        or a bad value.
+        """
+        line = ""
+        try:
+            for line in lines:
+                name, equals, value = line.partition("=")
+                if not equals:
+                    raise ConfigError(errno.EPROTO, "a line without '='", _without_keys(line))
+                if name == "public_key":
+                    self._begin_peer(value)
+                elif self._peer is not None:
+                    self._add_to_peer(self._peer, name, value)
+                else:
+                    _set_field(_DEVICE_LINES, self._device, name, value)
+        except KeyError:
+            reason = "unknown or misplaced key"
+            raise ConfigError(errno.EINVAL, reason, _without_keys(line)) from None
+        except (ValueError, OSError):
+            raise ConfigError(errno.EINVAL, "bad value", _without_keys(line)) from None
+
+    def finish(self) -> DeviceChange:
+        """Return the whole change, as the blank line is there."""
+        self._end_peer()
+        return DeviceChange(**self._device, peers=tuple(self._peers))
+
+    def _add_to_peer(self, peer: dict[str, Any], name: str, value: str) -> None:
+        if name == "allowed_ip":  # first, as there may be very many
+            self._allowed_ips.append(_parse_allowed_ip(value))
+        elif name == "replace_allowed_ips":
+            peer["replace_allowed_ips"] = _parse_true(value)
+            self._allowed_ips.clear()  # it replaces by what comes after it
+        elif name == "protocol_version":
+            _parse_version(value)
+        else:
+            _set_field(_PEER_LINES, peer, name, value)
+
+    def _begin_peer(self, value: str) -> None:
+        public_key = _parse_key(value)
+        self._end_peer()
+        self._peer = {"public_key": public_key}
+
+    def _end_peer(self) -> None:
+        if self._peer is not None:
+            self._peers.append(PeerChange(**self._peer, allowed_ips=tuple(self._allowed_ips)))
+        self._peer = None
+        self._allowed_ips.clear()
+
+
+def _set_field(known: _Lines, fields: dict[str, Any], name: str, value: str) -> None:
+    field, parse = known[name]
+    fields[field] = parse(value)
+
+
+def parse_set_untrusted(lines: Iterable[str]) -> DeviceChange:
+    """Parse the lines between `set=1` and the blank line; raises as SetRequest.add_untrusted."""
+    request = SetRequest()
+    request.add_untrusted(lines)
+    return request.finish()
+
+
+# ---- requests in a stream -----------------------------------------------------------------------
+
+
+class _OpenRequest(Protocol):
+    def add_untrusted(self, lines: Sequence[str]) -> None: ...
+    def finish(self) -> Request: ...
+
+
+class _OpenGet:
+    def add_untrusted(self, lines: Sequence[str]) -> None:
+        if lines:
+            reason = "a line inside a get request"
+            raise ConfigError(errno.EINVAL, reason, _without_keys(lines[0]))
+
+    def finish(self) -> GetRequest:
+        return GetRequest()
+
+
+class _Refused:
+    """A request that went wrong: the rest of it is passed over, so that the next one is found."""
+
+    def __init__(self, error: ConfigError) -> None:
+        self._error = error
+
+    def add_untrusted(self, lines: Sequence[str]) -> None:
+        pass
+
+    def finish(self) -> ConfigError:
+        return self._error
+
+
+def _open_request(line: str) -> _OpenRequest:
+    if line == "set=1":
+        return SetRequest()
+    if line == "get=1":
+        return _OpenGet()
+    code = errno.EINVAL if "=" in line else errno.EPROTO
+    return _Refused(ConfigError(code, "unknown operation", _without_keys(line)))
+
+
+class RequestParser:
+    """Cuts one connection's bytes into requests, however they are fragmented or pipelined.
+
+    Blank lines between requests mean nothing.  Memory is bounded by LINE_MAX and REQUEST_MAX.
+    """
+
+    def __init__(self) -> None:
+        """Start at the beginning of a connection."""
+        self._tail = ""  # the line that has not ended yet
+        self._open: _OpenRequest | None = None
+        self._size = 0  # bytes of the open request so far, give or take a chunk
+
+    def feed_untrusted(self, data: bytes) -> Iterator[Request]:
+        """Yield the requests that data completes.
+
+        Raises ConfigError(EMSGSIZE) for a line or request without end: the connection is of no
+        more use.
+        """
+        # Every byte is a character in Latin-1; no value parser accepts any beyond ASCII.
+        *lines, self._tail = (self._tail + data.decode("latin-1")).split("\n")
+        start = 0
+        for _ in range(lines.count("")):
+            end = lines.index("", start)
+            self._add(lines[start:end])
+            start = end + 1
+            if self._open is not None:
+                yield self._finish(self._open)
+        self._add(lines[start:])
+        self._size += len(data)
+        if len(self._tail) > LINE_MAX:
+            raise ConfigError(errno.EMSGSIZE, "line too long")
+        if self._open is not None and self._size > REQUEST_MAX:
+            raise ConfigError(errno.EMSGSIZE, "request too long")
+
+    def end_untrusted(self) -> Request | None:
+        """Return what the end of the stream completes, if anything.
+
+        A request may end here instead of with a blank line, as in wireguard-go, so that a pipe from
+        a shell needs none.  If the stream ends within a line it was cut off, and what came before
+        must not be taken for the whole: EPROTO.
+        """
+        if self._tail:
+            return ConfigError(errno.EPROTO, "the connection ended within a line")
+        return None if self._open is None else self._finish(self._open)
+
+    def _add(self, lines: list[str]) -> None:
+        if self._open is None and lines:
+            self._open = _open_request(lines.pop(0))
+        try:
+            if self._open is not None:
+                self._open.add_untrusted(lines)
+        except ConfigError as error:
+            self._open = _Refused(error)
+
+    def _finish(self, request: _OpenRequest) -> Request:
+        self._open = None
+        self._size = 0
+        return request.finish()
+
+
+# ---- replies ------------------------------------------------------------------------------------
+
+
+def format_get(snapshot: DeviceSnapshot) -> Iterator[bytes]:
+    """Yield the lines of a get reply in chunks of some 32 KiB, without the errno line."""
+    lines = _format_device(snapshot)
+    while chunk := "".join(islice(lines, _LINES_PER_CHUNK)):
+        yield chunk.encode("ascii")
+
+
+def format_errno(code: int) -> bytes:
+    """Return the end of every reply; code is 0 or a positive errno, which goes out negated."""
+    return b"errno=%d\n\n" % -code
+
+
+def _format_device(snapshot: DeviceSnapshot) -> Iterator[str]:
+    if snapshot.private_key != ZERO_KEY:
+        yield f"private_key={snapshot.private_key.hex()}\n"
+    yield f"listen_port={snapshot.listen_port}\n"
+    if snapshot.fwmark:
+        yield f"fwmark={snapshot.fwmark}\n"
+    for peer in snapshot.peers:
+        yield _format_peer(peer)
+        for address, cidr, _ in peer.allowed_ips:
+            yield f"allowed_ip={_format_address(address)}/{cidr}\n"
+
+
+def _format_peer(peer: PeerSnapshot) -> str:
+    endpoint = "" if peer.endpoint is None else f"endpoint={_format_endpoint(peer.endpoint)}\n"
+    seconds, nanoseconds = divmod(peer.last_handshake_ns, 10**9)
+    return (
+        f"public_key={peer.public_key.hex()}\n"
+        f"preshared_key={peer.preshared_key.hex()}\n"
+        "protocol_version=1\n"
+        f"{endpoint}"
+        f"last_handshake_time_sec={seconds}\n"
+        f"last_handshake_time_nsec={nanoseconds}\n"
+        f"tx_bytes={peer.tx_bytes}\n"
+        f"rx_bytes={peer.rx_bytes}\n"
+        f"persistent_keepalive_interval={peer.persistent_keepalive_s}\n"
+    )
+
+
+def _format_endpoint(endpoint: Endpoint) -> str:
+    address = _format_address(endpoint.address)
+    if len(endpoint.address) == 4:
+        return f"{address}:{endpoint.port}"
+    # By index, not name: wg show fails as a whole on the name of an interface that has gone.
+    zone = f"%{endpoint.scope_id}" if endpoint.scope_id else ""
+    return f"[{address}{zone}]:{endpoint.port}"
+
+
+def _format_address(address: bytes) -> str:
+    return inet_ntop(AF_INET if len(address) == 4 else AF_INET6, address)

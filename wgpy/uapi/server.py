@@ -1,0 +1,274 @@
+"""The configuration socket of wg: its file, its listener, and the clients' conversations.
+
+Everything runs on the control loop.  A client can only hold up itself: what it sends is parsed as
+it comes, what it does not read stays unsent, and after each piece it is the others' turn.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import errno
+import logging
+import os
+import socket
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Final
+
+from wgpy.config import DeviceChange, DeviceSnapshot
+from wgpy.errors import ConfigError
+from wgpy.uapi.protocol import GetRequest, Request, RequestParser, format_errno, format_get
+
+DIRECTORY: Final = Path("/var/run/wireguard")  # where wg looks
+CLIENTS_MAX: Final = 128  # connections at a time; the one idle for longest makes room for a new one
+STALL_S: Final = 30.0  # a client that has not read for so long in the middle of a reply is dropped
+_CHUNK: Final = 1 << 16  # bytes read at a time
+
+_log = logging.getLogger("wgpy.uapi")
+
+
+class UapiServer:
+    """Answers get and set requests; both callables run on the control loop, to completion."""
+
+    def __init__(
+        self,
+        configure: Callable[[DeviceChange], None],
+        snapshot: Callable[[], DeviceSnapshot],
+    ) -> None:
+        """`configure` applies a change or raises ConfigError, having applied nothing."""
+        self._configure = configure
+        self._snapshot = snapshot
+        self._server: asyncio.Server | None = None
+        self._clients: dict[asyncio.Task[None], None] = {}  # the least recently active first
+
+    async def serve(self, sock: socket.socket) -> None:
+        """Start to accept clients on a listening socket, and return; close() ends it."""
+        self._server = await asyncio.start_unix_server(self._serve_client, sock=sock, limit=_CHUNK)
+
+    def close(self) -> None:
+        """Stop listening (the socket is closed) and drop every client."""
+        if self._server is not None:
+            self._server.close()
+        for client in self._clients:
+            client.cancel()
+
+    async def _serve_client(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        client = asyncio.current_task()
+        assert client is not None, "asyncio runs this as a task"
+        self._admit(client)
+        try:
+            await self._converse(client, reader, writer)
+            writer.close()
+            async with asyncio.timeout(STALL_S):
+                await writer.wait_closed()
+        except TimeoutError:
+            _log.info("dropped a client that does not read")
+        except (ConnectionError, asyncio.CancelledError):
+            pass  # it left, or had to; asyncio's streams report a task that ends as cancelled
+        except Exception:
+            _log.exception("dropped a client")
+        finally:
+            self._clients.pop(client, None)
+            writer.transport.abort()
+
+    async def _converse(
+        self,
+        client: asyncio.Task[None],
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        parser = RequestParser()
+        try:
+            while data := await reader.read(_CHUNK):
+                for request in parser.feed_untrusted(data):
+                    await self._answer(request, writer)
+                self._touch(client)
+            if (last := parser.end_untrusted()) is not None:
+                await self._answer(last, writer)
+        except ConfigError as error:  # there is no telling where the next request would begin
+            writer.write(_refuse(error))
+
+    def _admit(self, client: asyncio.Task[None]) -> None:
+        if len(self._clients) >= CLIENTS_MAX:
+            idlest = next(iter(self._clients))
+            del self._clients[idlest]
+            idlest.cancel()
+        self._clients[client] = None
+
+    def _touch(self, client: asyncio.Task[None]) -> None:
+        if client in self._clients:
+            del self._clients[client]
+            self._clients[client] = None
+
+    async def _answer(self, request: Request, writer: asyncio.StreamWriter) -> None:
+        for chunk in self._reply(request):
+            writer.write(chunk)
+            async with asyncio.timeout(STALL_S):
+                await writer.drain()
+            await asyncio.sleep(0)  # drain does not wait while the client keeps up
+
+    def _reply(self, request: Request) -> Iterable[bytes]:
+        try:
+            if isinstance(request, ConfigError):
+                raise request
+            if isinstance(request, GetRequest):
+                return chain(format_get(self._snapshot()), [format_errno(0)])
+            self._configure(request)
+            return [format_errno(0)]
+        except ConfigError as error:
+            return [_refuse(error)]
+        except Exception:
+            _log.exception("a request failed")
+            return [format_errno(errno.EIO)]
+
+
+def _refuse(error: ConfigError) -> bytes:
+    """Log error, and return the reply for it."""
+    name = errno.errorcode.get(error.errno, str(error.errno))
+    if error.line is None:
+        _log.error("refused a request: %s (%s)", error.reason, name)
+    else:
+        _log.error("refused a request: %s (%s): %.200a", error.reason, name, error.line)
+    return format_errno(error.errno)
+
+
+# ---- the socket file ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SocketFile:
+    """The file by which clients find a listening socket; its identity tells it from a successor.
+
+    The kernel does not give the identity to another file as long as the socket is open.
+    """
+
+    path: Path
+    device: int
+    inode: int
+
+    @classmethod
+    def of(cls, sock: socket.socket) -> "SocketFile":
+        """Return the file of a socket just opened; raises OSError if it has none."""
+        name = os.fsdecode(sock.getsockname())
+        if not name.startswith("/"):  # unnamed, abstract or relative
+            raise OSError(errno.ENOENT, "a socket without a file of its own", name)
+        path = Path(name)
+        status = path.lstat()
+        return cls(path, status.st_dev, status.st_ino)
+
+    def exists(self) -> bool:
+        """Tell whether the path still leads to this file."""
+        try:
+            status = self.path.lstat()
+        except OSError:
+            return False
+        return (status.st_dev, status.st_ino) == (self.device, self.inode)
+
+    def remove(self) -> None:
+        """Remove the file unless another has its place; to be called before the socket closes."""
+        if self.exists():
+            self.path.unlink(missing_ok=True)
+
+
+def open_socket(interface: str, directory: Path = DIRECTORY) -> socket.socket:
+    """Return a socket that listens for clients of interface, for the owner only.
+
+    Raises OSError: EADDRINUSE if somebody answers there already, EPERM if others could replace the
+    files of directory, EINVAL for a name that is not a file's, or what the system says.
+    """
+    if interface in ("", ".", "..") or "/" in interface:
+        raise OSError(errno.EINVAL, "not an interface name", interface)
+    _prepare_directory(directory)
+    path = directory / f"{interface}.sock"
+    _remove_stale(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with _umask(0o077):
+            sock.bind(os.fspath(path))
+        sock.listen()  # at once: wg removes a socket that refuses its connection
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _prepare_directory(directory: Path) -> None:
+    with contextlib.suppress(FileExistsError), _umask(0o022):
+        directory.mkdir(mode=0o755)
+    status = directory.lstat()
+    if not stat.S_ISDIR(status.st_mode):
+        raise OSError(errno.ENOTDIR, "not a directory", os.fspath(directory))
+    if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
+        raise OSError(errno.EPERM, "writable by others", os.fspath(directory))
+
+
+def _remove_stale(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # one with a full backlog is alive too: EAGAIN
+        code = probe.connect_ex(os.fspath(path))
+    if code in (0, errno.EAGAIN):
+        raise OSError(errno.EADDRINUSE, "already served", os.fspath(path))
+    if code == errno.ECONNREFUSED and stat.S_ISSOCK(path.lstat().st_mode):
+        path.unlink()
+    # Whatever else is there (a file, a link), bind refuses.
+
+
+@contextlib.contextmanager
+def _umask(mask: int) -> Iterator[None]:
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+# inotify(7)
+_IN_ATTRIB: Final = 0x4  # among others: one name of the file less
+_IN_DELETE_SELF: Final = 0x400
+_IN_MOVE_SELF: Final = 0x800
+
+
+class SocketWatch:
+    """Tells when a socket's file is removed, renamed or replaced.
+
+    The control loop must be running.
+    """
+
+    def __init__(self, file: SocketFile, on_removed: Callable[[], None]) -> None:
+        """Call on_removed from the loop, once; raises OSError if the file cannot be watched."""
+        self._file = file
+        self._on_removed = on_removed
+        self._loop = asyncio.get_running_loop()
+        self._fd = _inotify_open(file.path)
+        self._loop.add_reader(self._fd, self._on_readable)
+
+    def close(self) -> None:
+        """Watch no more."""
+        if self._fd >= 0:
+            self._loop.remove_reader(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+
+    def _on_readable(self) -> None:
+        os.read(self._fd, 4096)
+        if not self._file.exists():
+            self.close()
+            self._on_removed()
+
+
+def _inotify_open(path: Path) -> int:
+    libc = ctypes.CDLL(None, use_errno=True)  # the standard library has no inotify
+    fd: int = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    if fd < 0:
+        raise OSError(ctypes.get_errno(), "inotify_init1 failed")
+    mask = _IN_ATTRIB | _IN_DELETE_SELF | _IN_MOVE_SELF
+    if libc.inotify_add_watch(fd, os.fsencode(path), mask) < 0:
+        code = ctypes.get_errno()
+        os.close(fd)
+        raise OSError(code, os.strerror(code), os.fspath(path))
+    return fd
