@@ -20,6 +20,7 @@ enum {
     WG_KEEPALIVE_TIMEOUT_S = 10,
     WG_KEY_LEN = 32,
     WG_TAG_LEN = 16,
+    WG_NONCE_LEN = 12,
     WG_TRANSPORT_HEADER_LEN = 16,
     WG_TRANSPORT_OVERHEAD = WG_TRANSPORT_HEADER_LEN + WG_TAG_LEN,
     WG_INITIATION_LEN = 148,
@@ -40,7 +41,8 @@ enum {
     WG_STAGED_MAX_BYTES = 1 << 20, /* staged bytes per peer, likewise */
     WG_REPLAY_WINDOW = 8128,       /* usable counters behind the newest (RFC 6479) */
     WG_EVENT_RING = 4096,          /* handshake messages waiting for control */
-    WG_MAX_WORKERS = 16,           /* data threads per direction */
+    WG_WORKERS = 1,                /* data threads per direction that have AEAD contexts */
+    WG_MAX_WORKERS = 16,           /* the most that can be built in */
     WG_FRAME_MAX = 65535,          /* one IP packet or super-packet */
     WG_VNET_HDR_LEN = 10,          /* struct virtio_net_hdr */
 };
@@ -184,7 +186,7 @@ int wg_device_set_mac1_key(wg_device *device, const uint8_t *key);
 void wg_device_counters(const wg_device *device, wg_counters *counters);
 
 /* Data threads: start publishes io and clears the stop flag, then each thread calls one run
- * function (GIL released) and stays in it until stop or a dead descriptor.  worker < WG_MAX_WORKERS
+ * function (GIL released) and stays in it until stop or a dead descriptor.  worker < WG_WORKERS
  * is unique per direction.  run returns 0 after stop, else -errno (-EBADFD: the TUN device is
  * gone). */
 int wg_device_start(wg_device *device, const wg_io *io);
@@ -260,12 +262,19 @@ ssize_t wg_gso_split(uint8_t *frame, size_t length, uint32_t features, uint8_t *
  * virtio_net_hdr when features has VNET_HDR. Returns the count of frames. data is clobbered. */
 ssize_t wg_gro_coalesce(uint8_t *data, const uint32_t *lengths, size_t count, uint32_t features,
                         uint8_t *out, size_t out_size, uint32_t *frame_lengths, size_t max);
-/* RFC 8439 with an empty AAD and the 96-bit nonce 0^32 || counter (5.4.6).
- * seal: out has length + 16 bytes. open: out has length - 16; -EBADMSG when the tag is wrong. */
-int wg_aead_seal_once(const char *backend, const uint8_t *key, uint64_t counter, const uint8_t *in,
-                      size_t length, uint8_t *out);
-int wg_aead_open_once(const char *backend, const uint8_t *key, uint64_t counter, const uint8_t *in,
-                      size_t length, uint8_t *out);
+/* The same, as after the TUN refused every coalesced frame: each taken apart again. */
+ssize_t wg_gro_singles(uint8_t *data, const uint32_t *lengths, size_t count, uint32_t features,
+                       uint8_t *out, size_t out_size, uint32_t *frame_lengths, size_t max);
+/* RFC 8439, the code of the packet path; there the AAD is empty and the nonce 0^32 || counter
+ * (5.4.6), little-endian.  nonce: WG_NONCE_LEN bytes.  aad may be NULL when aad_length is 0.
+ * seal: out has length + 16 bytes. open: out has length - 16; -EBADMSG when the tag is wrong.
+ * -ENOENT: no such backend here. */
+int wg_aead_seal_once(const char *backend, const uint8_t *key, const uint8_t *nonce,
+                      const uint8_t *aad, size_t aad_length, const uint8_t *in, size_t length,
+                      uint8_t *out);
+int wg_aead_open_once(const char *backend, const uint8_t *key, const uint8_t *nonce,
+                      const uint8_t *aad, size_t aad_length, const uint8_t *in, size_t length,
+                      uint8_t *out);
 typedef struct wg_replay wg_replay;
 wg_replay *wg_replay_new(void);
 void wg_replay_free(wg_replay *replay);

@@ -2,11 +2,18 @@
 
 The cdef is api.h itself, less its preprocessor lines, so nothing is declared twice.
 
-Environment: WGPY_SANITIZE (a value for -fsanitize=, for `tox -e sanitize`).
+Environment: CC, as for every Python extension; WGPY_SANITIZE, a value for -fsanitize=
+("address,undefined"); WGPY_WERROR=1, warnings are errors (for developers: a newer compiler's new
+warning is no reason for a user's installation to fail).
 """
 
 import os
+import platform
 import re
+import shlex
+import subprocess
+import sysconfig
+import tempfile
 from pathlib import Path
 
 from cffi import FFI
@@ -14,8 +21,26 @@ from cffi import FFI
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 
-# Warnings are errors in our own files only; the cffi-generated one includes them and is not ours.
-C_FLAGS = ["-std=gnu11", "-O3", "-fno-strict-aliasing", "-fvisibility=hidden", "-fno-plt"]
+C_FLAGS = [
+    "-std=gnu11",
+    "-D_GNU_SOURCE",
+    "-O3",
+    "-fno-strict-aliasing",
+    "-fvisibility=hidden",
+    "-fno-plt",
+]
+WARNINGS = ["-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Wno-sign-conversion"]
+HARDENING = ["-fstack-protector-strong", "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2"]
+LINK_HARDENING = ["-Wl,-z,relro,-z,now"]
+
+# What cffi generates is not ours to keep clean; it comes after this text in the same file.
+CORE_PREAMBLE = """
+#include "api.h"
+#pragma GCC diagnostic ignored "-Wconversion"
+#pragma GCC diagnostic ignored "-Wshadow"
+#pragma GCC diagnostic ignored "-Wextra"
+#pragma GCC diagnostic ignored "-Wunused-parameter"
+"""
 
 
 def cdef(header: str) -> str:
@@ -27,27 +52,89 @@ def cdef(header: str) -> str:
     return "\n".join(kept)
 
 
+def compiler() -> list[str]:
+    """The command that compiles C, as setuptools chooses it."""
+    return shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
+
+
+def builds(program: str, *arguments: str) -> bool:
+    """Whether the program compiles and links; FileNotFoundError without a compiler."""
+    with tempfile.TemporaryDirectory() as directory:
+        source = Path(directory, "probe.c")
+        source.write_text(program)
+        command = [*compiler(), str(source), "-o", str(Path(directory, "probe")), *arguments]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def require(program: str, otherwise: str, *arguments: str) -> None:
+    """Ends the build with a sentence when the program does not build."""
+    if not builds(program, *arguments):
+        raise SystemExit(f"wgpy cannot be built: {otherwise}.")
+
+
+def require_tools() -> None:
+    """Ends the build with a sentence that names the Debian package of the first thing missing."""
+    try:
+        require(
+            "#include <sys/socket.h>\nint main(void) { return 0; }",
+            "the C library's headers are missing (Debian: install libc6-dev)",
+        )
+    except FileNotFoundError as error:
+        raise SystemExit(
+            f"wgpy cannot be built: there is no C compiler {compiler()[0]!r} "
+            "(Debian: install gcc and libc6-dev)."
+        ) from error
+    include = sysconfig.get_path("include")
+    require(
+        "#include <Python.h>\nint main(void) { return 0; }",
+        f"Python.h is missing from {include} (Debian: install python3-dev)",
+        f"-I{include}",
+    )
+    require(
+        "#include <openssl/evp.h>\n"
+        "int main(void) { return EVP_CIPHER_fetch(NULL, OPENSSL_VERSION_TEXT, NULL) != NULL; }",
+        "the headers or the library of OpenSSL 3 are missing (Debian: install libssl-dev)",
+        "-lcrypto",
+    )
+
+
+def has_ipsec_mb() -> bool:
+    """Whether the faster AEAD library, Debian's libipsec-mb-dev, is there to be used."""
+    return platform.machine() == "x86_64" and builds(
+        "#include <intel-ipsec-mb.h>\n"
+        "int main(void) { IMB_MGR *manager = alloc_mb_mgr(0); IMB_ARCH arch;\n"
+        "init_mb_mgr_auto(manager, &arch); return imb_get_errno(manager); }",
+        "-lIPSec_MB",
+    )
+
+
 def flags() -> tuple[list[str], list[str]]:
     """Compiler and linker flags."""
+    compile_args = C_FLAGS + WARNINGS
+    if os.environ.get("WGPY_WERROR") == "1":
+        compile_args = [*compile_args, "-Werror"]
     sanitize = os.environ.get("WGPY_SANITIZE")
     if not sanitize:
-        return C_FLAGS, []
-    extra = [f"-fsanitize={sanitize}", "-fno-omit-frame-pointer", "-g", "-O1"]
-    return C_FLAGS + extra, [f"-fsanitize={sanitize}"]
+        return compile_args + HARDENING, LINK_HARDENING
+    checks = [f"-fsanitize={sanitize}", "-fno-sanitize-recover=all"]
+    return [*compile_args, *checks, "-fno-omit-frame-pointer", "-g", "-O1"], checks
 
 
 def builder() -> FFI:
     """The cffi builder that setuptools and `python -m wgpy.dataplane.build` run."""
+    require_tools()
+    ipsec_mb = has_ipsec_mb()
     compile_args, link_args = flags()
     ffi = FFI()
     ffi.cdef(cdef((HERE / "api.h").read_text()))
     ffi.set_source(
         "wgpy.dataplane._core",
-        '#include "api.h"',
+        CORE_PREAMBLE,
         sources=[str(p.relative_to(ROOT)) for p in sorted(HERE.glob("*.c")) if p.stem != "_core"],
         depends=["wgpy/dataplane/api.h", "wgpy/dataplane/internal.h"],
         include_dirs=["wgpy/dataplane"],
-        libraries=["crypto", "pthread"],
+        define_macros=[("WGPY_IPSEC_MB", "1")] if ipsec_mb else [],
+        libraries=["crypto", "pthread", *(["IPSec_MB"] if ipsec_mb else [])],
         extra_compile_args=compile_args,
         extra_link_args=link_args,
     )

@@ -11,6 +11,10 @@
  * Counters and stamps are relaxed atomics: each is a single value, read by itself. */
 #ifndef WGPY_INTERNAL_H
 #define WGPY_INTERNAL_H
+#ifndef _GNU_SOURCE /* sendmmsg, recvmmsg, struct in6_pktinfo */
+#error "compile with -D_GNU_SOURCE"
+#endif
+#include <linux/virtio_net.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -110,16 +114,22 @@ struct wg_keypair {
 struct wg_index_entry { /* hash table entry; control writes, receive threads read */
     uint32_t index;
     struct wg_peer *peer;
-    struct wg_keypair *keypair; /* NULL while the index is a handshake's */
-    struct wg_index_entry *next;
+    struct wg_keypair *keypair;          /* NULL while the index is a handshake's */
+    struct wg_index_entry *next;         /* in the bucket */
+    struct wg_index_entry *next_of_peer; /* from wg_peer.first_index on */
 };
 
 struct wg_index_entry *wg_index_find(wg_device *device, uint32_t index); /* read side */
-void wg_peer_indexes_clear(wg_device *device, struct wg_peer *peer);     /* write side */
+void wg_peer_indexes_clear(struct wg_peer *peer);                        /* write side */
 /* The keypair to seal with now, or NULL: current, or a confirmed next, neither expired nor used up.
  */
 struct wg_keypair *wg_keypair_sending(struct wg_peer *peer, uint64_t now_ns);
-void wg_keypairs_clear(wg_device *device, struct wg_peer *peer); /* write side */
+void wg_keypairs_clear(struct wg_peer *peer); /* write side */
+/* 0 for a keypair made after now was read. */
+static inline uint64_t wg_keypair_age_ns(const struct wg_keypair *keypair, uint64_t now_ns)
+{
+    return now_ns > keypair->created_ns ? now_ns - keypair->created_ns : 0;
+}
 
 /* ---- allowedips.c: one trie per family --------------------------------------------------------
  */
@@ -131,7 +141,6 @@ struct wg_allowedips {
 };
 struct wg_peer *wg_allowedips_find4(const struct wg_allowedips *trie, const uint8_t addr[4]);
 struct wg_peer *wg_allowedips_find6(const struct wg_allowedips *trie, const uint8_t addr[16]);
-void wg_allowedips_remove_peer(struct wg_allowedips *trie, struct wg_peer *peer);
 void wg_allowedips_destroy(struct wg_allowedips *trie);
 
 /* ---- peers and the device ----------------------------------------------------------------------
@@ -150,7 +159,8 @@ struct wg_peer {
     struct wg_keypair *current, *previous, *next; /* control; device.tables */
     struct wg_allowedips_node *first_allowedip;   /* control; device.tables; insertion order */
     struct wg_allowedips_node *last_allowedip;
-    uint32_t allowedips; /* how many; control; device.tables */
+    uint32_t allowedips;                /* how many; control; device.tables */
+    struct wg_index_entry *first_index; /* all of this peer's indexes; control; device.tables */
 
     pthread_spinlock_t endpoint_lock;
     wg_endpoint endpoint; /* endpoint_lock */
@@ -166,6 +176,8 @@ struct wg_peer {
     _Atomic uint64_t
         wake_ns; /* seq_cst: pairs stamp-store/wake-load here with the reverse in control */
     _Atomic uint64_t handshake_gate_ns;
+    _Atomic uint32_t gso_refused; /* bytes per segment from which UDP_SEGMENT failed; 0: none; send
+                                     threads set it, a new session clears it */
 
     uint32_t pending;             /* events_lock: bits not yet taken */
     struct wg_peer *next_pending; /* events_lock */
@@ -225,6 +237,10 @@ void wg_peer_stamp_sent(struct wg_peer *peer, uint64_t bytes, bool data, uint64_
 void wg_peer_stamp_received(struct wg_peer *peer, uint64_t bytes, bool data, uint64_t now_ns);
 void wg_peer_roam(struct wg_peer *peer, const wg_endpoint *source); /* set if different */
 wg_endpoint wg_peer_endpoint(struct wg_peer *peer);
+/* The staged queue, oldest first; under staged_lock.  free takes what pop gave, or NULL. */
+void wg_staged_push(struct wg_peer *peer, struct wg_staged *staged);
+struct wg_staged *wg_staged_pop(struct wg_peer *peer);
+void wg_staged_free(struct wg_staged *staged);
 /* WANT_HANDSHAKE, unless the gate is shut. */
 void wg_peer_ask_handshake(struct wg_peer *peer, uint64_t now_ns);
 bool wg_mac1_valid(wg_device *device, const uint8_t *message, uint32_t length);
@@ -237,18 +253,27 @@ void wg_event_forget(struct wg_peer *peer);                 /* peer is going awa
 /* Copies a handshake message into the ring; drops and counts when it is full. */
 void wg_event_message(wg_device *device, uint32_t slot, const wg_endpoint *source,
                       const uint8_t *data, uint32_t length, uint64_t now_ns);
-/* The next kicked peer and its kinds, or NULL. Read side of tables. */
+/* The next kicked peer and its kinds, or NULL. Read side of tables.  When send_wake_fd is readable,
+ * drain it first, then take until NULL: it is written only when the first peer is kicked. */
 struct wg_peer *wg_kick_take(wg_device *device, uint32_t *kinds);
 void wg_kick_forget(struct wg_peer *peer);
+void wg_wake(int fd); /* makes an eventfd readable */
+void wg_wake_drain(int fd);
 
 /* ---- checksum.c
  * ----------------------------------------------------------------------------------- */
 
-/* wg_checksum_fold is in api.h.  The pseudo-header sum of an IPv4 or IPv6 packet, unfolded. */
+/* wg_checksum_fold is in api.h.  The pseudo-header sum of an IPv4 or IPv6 packet, unfolded; like
+ * all sums a host integer of big-endian words. */
 uint64_t wg_checksum_pseudo(const uint8_t *ip, uint8_t protocol, uint32_t transport_length);
 
 /* ---- gso.c: a frame from the TUN -> the packets it stands for
  * --------------------------------------- */
+
+#ifndef VIRTIO_NET_HDR_GSO_UDP_L4 /* Linux 6.2 */
+#define VIRTIO_NET_HDR_GSO_UDP_L4 5
+#endif
+_Static_assert(sizeof(struct virtio_net_hdr) == WG_VNET_HDR_LEN, "struct virtio_net_hdr");
 
 struct wg_packet {
     uint8_t *data; /* starts at the IP header */
@@ -256,8 +281,9 @@ struct wg_packet {
 };
 
 struct wg_gso {
-    uint8_t *ip;            /* the IP header: addresses are valid from begin on */
-    uint32_t length;        /* of the whole frame, without the virtio_net_hdr */
+    uint8_t *ip;            /* the IP header in the frame; addresses are valid from begin to the
+                               first next */
+    uint32_t length;        /* of the IP packet or super-packet, bytes */
     uint32_t header_length; /* IP and transport headers, 0 for a plain packet */
     uint32_t segment;       /* payload bytes per packet (gso_size), 0 for a plain packet */
     uint32_t offset;        /* payload bytes given out */
@@ -265,11 +291,23 @@ struct wg_gso {
     uint32_t count;         /* packets in all; packets 0..count-2 are equally long */
     uint8_t version;        /* 4 or 6 */
     uint8_t protocol;       /* TCP or UDP when segment != 0 */
-    uint8_t header[128];    /* the headers as they came */
+    uint16_t transport;     /* offset of the TCP or UDP header */
+    uint16_t id;            /* IPv4 identification of the first packet */
+    uint16_t flags;         /* TCP data offset and flags, as they came */
+    uint32_t sequence;      /* TCP sequence number of the first packet */
+    uint64_t ip_sum;        /* checksum of header[0..transport) */
+    uint64_t transport_sum; /* of the rest of header[] and the pseudo-header, without a length */
+    uint8_t header[256];    /* the headers as they came; what differs between packets is zero */
 };
 
+/* No packet of the frame is longer. */
+static inline uint32_t wg_gso_packet_length(const struct wg_gso *gso)
+{
+    return gso->segment ? gso->header_length + gso->segment : gso->length;
+}
 /* Checks everything: lengths, versions, gso_type, gso_size, csum_start and csum_offset; finishes
- * the checksum of a plain packet that asks for it. -EINVAL: drop the frame. */
+ * the checksum of a plain packet that asks for it. -EINVAL: drop the frame.  Bytes behind the
+ * length that the IP header tells are left out. */
 int wg_gso_begin(struct wg_gso *gso, uint8_t *frame, size_t length, uint32_t features);
 /* The next packet, contiguous, checksums right; headers are written into the frame right before
  * its payload, over the tail of the packet before, so a packet is valid until the next call.
@@ -292,7 +330,7 @@ void wg_gro_reset(struct wg_gro *gro, uint32_t features);
 int wg_gro_add(struct wg_gro *gro, uint8_t *packet, uint32_t length);
 /* Frames in order of their first packets: iov[0] is the virtio_net_hdr when features has VNET_HDR.
  * Returns the number of iovecs filled (at most WG_GRO_SEGMENTS + 2), 0 after the last frame.
- * *packets: how many the frame stands for. */
+ * *packets: how many the frame stands for.  A frame is valid until the next call. */
 int wg_gro_next(struct wg_gro *gro, struct iovec *iov, uint32_t *packets);
 /* After the TUN refused a coalesced frame with EINVAL: the packets of the frame that wg_gro_next
  * gave last, one at a time, each with a plain virtio_net_hdr.  Same return. */
@@ -321,10 +359,11 @@ int wg_udp_receive(struct wg_udp_receiver *receiver, int fd, struct wg_datagrams
 struct wg_udp_sender; /* one batch of sealed messages, in one arena */
 struct wg_udp_sender *wg_udp_sender_new(void);
 void wg_udp_sender_free(struct wg_udp_sender *sender);
-/* Room for length bytes, or NULL: flush first.  Then seal into it and commit. Messages that follow
- * each other to one endpoint with one TOS and one size (the last may be shorter) go out as one GSO
- * send. */
-uint8_t *wg_udp_reserve(struct wg_udp_sender *sender, uint32_t length);
+/* How many messages of length bytes surely fit; 0: flush first.  Then seal each at wg_udp_next and
+ * commit it. Messages that follow each other to one endpoint with one TOS and one size (the last
+ * may be shorter) go out as one UDP_SEGMENT send when gso is true for all of them. */
+uint32_t wg_udp_room(const struct wg_udp_sender *sender, uint32_t length);
+uint8_t *wg_udp_next(struct wg_udp_sender *sender);
 void wg_udp_commit(struct wg_udp_sender *sender, uint32_t length, uint32_t slot,
                    const wg_endpoint *to, uint8_t tos, bool gso);
 /* Sends the batch and empties it. Handles GSO fallback (EIO: off for good; EINVAL/EMSGSIZE: this

@@ -1,0 +1,335 @@
+"""events.c: what data threads tell control, through a running plane and its eventfd."""
+
+import hashlib
+import select
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+from wgpy.config import AllowedIP, Endpoint
+from wgpy.dataplane.plane import (
+    COOKIE_REPLY_LEN,
+    EVENT_RING,
+    INITIATION_LEN,
+    KEEPALIVE_TIMEOUT_S,
+    MESSAGE_COOKIE_REPLY,
+    MESSAGE_INITIATION,
+    MESSAGE_RESPONSE,
+    MESSAGE_TRANSPORT,
+    REKEY_TIMEOUT_S,
+    RESPONSE_LEN,
+    MessageEvent,
+    PendingEvent,
+    Plane,
+    PlaneIO,
+    Session,
+)
+
+pytestmark = pytest.mark.threads
+
+WAIT_S = 10  # what a test waits for comes at once, or the test has failed
+NS = 10**9
+KEY = bytes(range(32))
+MAC1_KEY = bytes(reversed(range(32)))
+LOOPBACK = bytes([127, 0, 0, 1])
+OUR_NET = bytes([10, 0, 0, 0])
+THEIR_NET = bytes([10, 9, 0, 0])
+
+
+def ipv4_packet(source: bytes, destination: bytes) -> bytes:
+    """The shortest packet that routing looks at; nobody checks its checksum."""
+    return bytes([0x45, 0, 0, 20]) + bytes(8) + source + destination
+
+
+class Wire:
+    """A running plane with one peer: the test holds the other ends of its TUN and its socket."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self.plane = Plane()
+        stack.callback(self.plane.close)
+        self.plane.set_mac1_key(MAC1_KEY)
+        self.tun, tun = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours, self.udp = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
+        for used in (self.tun, tun, ours, self.udp):
+            stack.enter_context(used)
+        for lent in (tun, ours):
+            lent.setblocking(False)
+        for end in (ours, self.udp):
+            end.bind(("127.0.0.1", 0))
+        self.udp.connect(ours.getsockname())
+        for end in (self.udp, self.tun):
+            end.settimeout(WAIT_S)
+        self.endpoint = Endpoint(LOOPBACK, self.udp.getsockname()[1])
+        self.counter = 0
+        self.slot = self.add_peer(THEIR_NET)
+        self.plane.start(PlaneIO(tun.fileno(), ours.fileno(), -1, 0))
+        stack.callback(self.plane.stop)
+
+    def add_peer(self, network: bytes) -> int:
+        slot = self.plane.add_peer()
+        self.plane.set_endpoint(slot, self.endpoint)
+        self.plane.change_allowed_ips(slot, [AllowedIP(network, 16)])
+        return slot
+
+    def install(self, *, initiator: bool) -> int:
+        index = self.plane.reserve_index(self.slot)
+        session = Session(KEY, KEY, index, 1, self.plane.now_ns(), initiator)
+        self.plane.install_keypair(self.slot, session)
+        return index
+
+    def readable(self, timeout_s: float = 0) -> bool:
+        return bool(select.select([self.plane.event_fd], [], [], timeout_s)[0])
+
+    def events(self, limit: int = 64) -> list[PendingEvent | MessageEvent]:
+        assert self.readable(WAIT_S)
+        return self.plane.take_events(limit)
+
+    def receive_data(self, index: int, packet: bytes) -> None:
+        """Send a transport message to the plane."""
+        nonce = self.counter.to_bytes(8, "little")
+        self.counter += 1
+        header = MESSAGE_TRANSPORT.to_bytes(4, "little") + index.to_bytes(4, "little")
+        sealed = ChaCha20Poly1305(KEY).encrypt(bytes(4) + nonce, packet, b"")
+        self.udp.send(header + nonce + sealed)
+
+    def settle(self, index: int) -> None:
+        """Return when the plane has worked off every datagram sent before."""
+        packet = ipv4_packet(THEIR_NET, OUR_NET)
+        self.receive_data(index, packet)
+        assert self.tun.recv(65535) == packet
+
+    def pass_data(self, network: bytes = THEIR_NET) -> None:
+        """Send a packet to a peer through the TUN."""
+        self.tun.send(ipv4_packet(OUR_NET, network))
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    with ExitStack() as stack:
+        yield Wire(stack)
+
+
+def message(kind: int, length: int, receiver: int = 0, *, good_mac1: bool = True) -> bytes:
+    """A handshake message of which everything is right that C looks at."""
+    body = bytearray(length)
+    body[0:4] = kind.to_bytes(4, "little")
+    at = 8 if kind == MESSAGE_RESPONSE else 4
+    body[at : at + 4] = receiver.to_bytes(4, "little")
+    if kind != MESSAGE_COOKIE_REPLY:
+        mac1 = hashlib.blake2s(body[:-32], key=MAC1_KEY, digest_size=16).digest()
+        body[-32:-16] = mac1 if good_mac1 else bytes([mac1[0] ^ 1]) + mac1[1:]
+    return bytes(body)
+
+
+def initiation(sender: int = 0, *, good_mac1: bool = True) -> bytes:
+    return message(MESSAGE_INITIATION, INITIATION_LEN, sender, good_mac1=good_mac1)
+
+
+def pending(
+    slot: int, *, want_handshake: bool = False, key_confirmed: bool = False, armed: bool = False
+) -> PendingEvent:
+    return PendingEvent(slot, want_handshake, key_confirmed, armed)
+
+
+# ---- pending bits --------------------------------------------------------------------------------
+
+
+def test_traffic_without_a_session_wants_a_handshake(wire: Wire) -> None:
+    wire.pass_data()
+    assert wire.events() == [pending(wire.slot, want_handshake=True)]
+    assert wire.plane.stats(wire.slot).staged == 1
+
+
+def test_a_shut_gate_holds_the_wish_for_a_handshake_back(wire: Wire) -> None:
+    other = wire.add_peer(OUR_NET)
+    wire.plane.set_handshake_gate(wire.slot, wire.plane.now_ns() + 3600 * NS)
+    wire.pass_data()
+    wire.pass_data(OUR_NET)
+    assert wire.events() == [pending(other, want_handshake=True)]
+    wire.plane.set_handshake_gate(wire.slot, 0)
+    wire.pass_data()
+    assert wire.events() == [pending(wire.slot, want_handshake=True)]
+
+
+def test_pending_bits_of_a_peer_coalesce(wire: Wire) -> None:
+    index = wire.install(initiator=False)
+    wire.plane.set_wake(wire.slot, None)
+    for _ in range(5):
+        wire.settle(index)
+    assert wire.events() == [pending(wire.slot, key_confirmed=True, armed=True)]
+    assert not wire.readable()
+
+
+def test_a_key_is_confirmed_once(wire: Wire) -> None:
+    index = wire.install(initiator=False)
+    wire.plane.set_wake(wire.slot, 0)
+    wire.settle(index)
+    assert wire.events() == [pending(wire.slot, key_confirmed=True)]
+    wire.settle(index)
+    assert not wire.readable()
+
+
+def test_pending_bits_come_before_messages(wire: Wire) -> None:
+    index = wire.install(initiator=False)
+    wire.plane.set_wake(wire.slot, 0)
+    wire.udp.send(initiation())
+    wire.settle(index)
+    first, second = wire.events()
+    assert first == pending(wire.slot, key_confirmed=True)
+    assert isinstance(second, MessageEvent)
+
+
+def test_a_removed_peers_events_are_gone(wire: Wire) -> None:
+    index = wire.install(initiator=False)
+    handshake = wire.plane.reserve_index(wire.slot)
+    wire.udp.send(message(MESSAGE_RESPONSE, RESPONSE_LEN, handshake))
+    wire.settle(index)
+    assert wire.readable()
+    wire.plane.remove_peer(wire.slot)
+    assert wire.plane.take_events() == []
+    assert not wire.readable()
+
+
+# ---- timers --------------------------------------------------------------------------------------
+
+
+def test_payload_received_arms_the_keepalive_timer(wire: Wire) -> None:
+    index = wire.install(initiator=True)
+    wire.plane.set_wake(wire.slot, wire.plane.now_ns() + (KEEPALIVE_TIMEOUT_S + WAIT_S) * NS)
+    wire.settle(index)
+    assert wire.events() == [pending(wire.slot, armed=True)]
+    stats = wire.plane.stats(wire.slot)
+    assert stats.rx_unanswered_since_ns == stats.rx_data_ns == stats.rx_any_ns > 0
+
+
+def test_payload_sent_arms_the_handshake_timer(wire: Wire) -> None:
+    wire.install(initiator=True)
+    timeout_s = KEEPALIVE_TIMEOUT_S + REKEY_TIMEOUT_S
+    wire.plane.set_wake(wire.slot, wire.plane.now_ns() + (timeout_s + WAIT_S) * NS)
+    wire.pass_data()
+    assert wire.events() == [pending(wire.slot, armed=True)]
+    stats = wire.plane.stats(wire.slot)
+    assert stats.tx_unanswered_since_ns == stats.tx_data_ns == stats.tx_any_ns > 0
+
+
+def test_an_armed_timer_is_not_armed_again_before_a_new_wake(wire: Wire) -> None:
+    index = wire.install(initiator=True)
+    wire.settle(index)
+    assert wire.events() == [pending(wire.slot, armed=True)]
+    wire.pass_data()
+    wire.udp.recv(65535)
+    assert not wire.readable()
+
+
+def test_a_wake_before_the_deadline_needs_no_event(wire: Wire) -> None:
+    index = wire.install(initiator=True)
+    wire.plane.set_wake(wire.slot, wire.plane.now_ns() + (KEEPALIVE_TIMEOUT_S - 1) * NS)
+    wire.settle(index)
+    assert not wire.readable()
+
+
+def test_traffic_one_way_answers_the_other(wire: Wire) -> None:
+    index = wire.install(initiator=True)
+    wire.settle(index)
+    wire.pass_data()
+    wire.udp.recv(65535)
+    assert wire.plane.stats(wire.slot).rx_unanswered_since_ns == 0
+    assert wire.plane.stats(wire.slot).tx_unanswered_since_ns > 0
+    wire.settle(index)
+    assert wire.plane.stats(wire.slot).tx_unanswered_since_ns == 0
+
+
+# ---- messages ------------------------------------------------------------------------------------
+
+
+def test_an_initiation_arrives_as_it_was_sent(wire: Wire) -> None:
+    before_ns = wire.plane.now_ns()
+    wire.udp.send(initiation(7))
+    (event,) = wire.events()
+    assert isinstance(event, MessageEvent)
+    assert (event.slot, event.data, event.source) == (None, initiation(7), wire.endpoint)
+    assert before_ns <= event.received_ns <= wire.plane.now_ns()
+
+
+@pytest.mark.parametrize(
+    ("kind", "length"),
+    [(MESSAGE_RESPONSE, RESPONSE_LEN), (MESSAGE_COOKIE_REPLY, COOKIE_REPLY_LEN)],
+)
+def test_an_answer_is_for_the_peer_that_has_its_index(wire: Wire, kind: int, length: int) -> None:
+    index = wire.plane.reserve_index(wire.slot)
+    wire.udp.send(message(kind, length, index ^ 1))
+    wire.udp.send(message(kind, length, index))
+    (event,) = wire.events()
+    assert isinstance(event, MessageEvent)
+    assert (event.slot, event.data) == (wire.slot, message(kind, length, index))
+    assert wire.plane.counters()["rx_unknown_index"] == 1
+
+
+def test_a_wrong_mac1_never_reaches_control(wire: Wire) -> None:
+    wire.udp.send(initiation(1, good_mac1=False))
+    wire.udp.send(initiation(2))
+    wire.udp.send(initiation(3))
+    wire.plane.set_wake(wire.slot, 0)
+    wire.settle(wire.install(initiator=True))
+    data = [event.data for event in wire.events() if isinstance(event, MessageEvent)]
+    assert data == [initiation(2), initiation(3)]
+    assert wire.plane.counters()["rx_bad_mac1"] == 1
+
+
+def test_without_a_mac1_key_every_initiation_is_refused(wire: Wire) -> None:
+    wire.plane.set_mac1_key(None)
+    wire.plane.set_wake(wire.slot, 0)
+    wire.udp.send(initiation())
+    wire.settle(wire.install(initiator=True))
+    assert wire.plane.counters()["rx_bad_mac1"] == 1
+    assert not wire.readable()
+
+
+def test_a_full_ring_drops_counts_and_recovers(wire: Wire) -> None:
+    index = wire.install(initiator=True)
+    wire.plane.set_wake(wire.slot, 0)
+    extra, step = 32, 32
+    for start in range(0, EVENT_RING + extra, step):
+        for sender in range(start, start + step):
+            wire.udp.send(initiation(sender))
+        wire.settle(index)
+    assert wire.plane.counters()["rx_events_dropped"] == extra
+    events = wire.plane.take_events(2 * EVENT_RING)
+    messages = [event for event in events if isinstance(event, MessageEvent)]
+    assert [event.data for event in messages] == [initiation(i) for i in range(EVENT_RING)]
+    assert not wire.readable()
+    wire.udp.send(initiation(1))
+    assert len(wire.events()) == 1
+
+
+# ---- no lost wake-up -----------------------------------------------------------------------------
+
+
+def test_the_eventfd_stays_readable_while_something_is_left(wire: Wire) -> None:
+    wire.plane.set_wake(wire.slot, 0)
+    for sender in range(5):
+        wire.udp.send(initiation(sender))
+    wire.settle(wire.install(initiator=True))
+    taken = []
+    while wire.readable():
+        taken += wire.plane.take_events(2)
+    assert len(taken) == 5
+    assert wire.plane.take_events() == []
+
+
+def test_every_message_wakes_control_that_takes_as_fast_as_it_can(wire: Wire) -> None:
+    for sender in range(2000):
+        wire.udp.send(initiation(sender))
+        (event,) = wire.events()
+        assert isinstance(event, MessageEvent)
+        assert event.data == initiation(sender)
+
+
+def test_no_kick_is_lost_while_the_send_thread_drains_its_eventfd(wire: Wire) -> None:
+    wire.install(initiator=True)
+    for _ in range(2000):
+        wire.plane.kick(wire.slot, keepalive=True)
+        assert len(wire.udp.recv(65535)) == 32

@@ -1,0 +1,284 @@
+"""plane.py: the life cycle of the device and its threads, and what crosses the border to C."""
+
+import errno
+import os
+import select
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
+
+import pytest
+
+from wgpy.config import Endpoint
+from wgpy.dataplane import plane as plane_module
+from wgpy.dataplane.plane import Plane, PlaneIO, Session, aead_backends
+
+WAIT_S = 10  # what a test waits for comes at once, or the test has failed
+NO_SLOT = 12345
+NO_IO = PlaneIO(-1, -1, -1, 0)
+V4 = Endpoint(bytes([192, 0, 2, 1]), 51820)
+V6 = Endpoint(bytes.fromhex("20010db8" + 24 * "0"), 1, scope_id=3)
+SESSION = Session(bytes(32), bytes(32), 1, 2, 0, True)
+
+
+def refused(code: int) -> AbstractContextManager[object]:
+    return pytest.raises(OSError, match=rf"\[Errno {code}\]")
+
+
+def open_fds() -> set[str]:
+    return set(os.listdir("/proc/self/fd"))
+
+
+@pytest.fixture
+def plane() -> Iterator[Plane]:
+    plane = Plane()
+    yield plane
+    plane.close()
+
+
+@pytest.fixture
+def tun() -> Iterator[socket.socket]:
+    """An idle TUN; name it before plane, which borrows it and so must be closed first."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setblocking(False)
+    with ours, theirs:
+        yield ours
+
+
+# ---- life cycle ----------------------------------------------------------------------------------
+
+
+def test_each_backend_can_be_chosen_and_the_first_is_the_default(plane: Plane) -> None:
+    for name in aead_backends():
+        chosen = Plane(name)
+        assert chosen.aead == name
+        chosen.close()
+    assert plane.aead == aead_backends()[0]
+
+
+def test_an_unknown_backend_is_refused_and_leaves_no_descriptor_open() -> None:
+    before = open_fds()
+    with refused(errno.ENOENT):
+        Plane("rot13")
+    assert open_fds() == before
+
+
+def test_close_frees_the_descriptors_and_may_be_called_twice() -> None:
+    before = open_fds()
+    plane = Plane()
+    plane.close()
+    plane.close()
+    assert open_fds() == before
+
+
+def test_a_closed_plane_refuses_calls() -> None:
+    plane = Plane()
+    plane.close()
+    with pytest.raises(TypeError):
+        plane.add_peer()
+
+
+@pytest.mark.threads
+def test_start_and_stop_can_be_repeated(tun: socket.socket, plane: Plane) -> None:
+    for _ in range(20):
+        plane.start(PlaneIO(tun.fileno(), -1, -1, 0))
+        assert plane.running
+        plane.stop()
+        plane.stop()
+        assert not plane.running
+    assert plane.failure is None
+
+
+@pytest.mark.threads
+def test_a_second_start_is_refused_and_the_first_goes_on(tun: socket.socket, plane: Plane) -> None:
+    plane.start(PlaneIO(tun.fileno(), -1, -1, 0))
+    with refused(errno.EBUSY):
+        plane.start(NO_IO)
+    assert plane.running
+
+
+@pytest.mark.threads
+def test_close_stops_the_threads(tun: socket.socket) -> None:
+    plane = Plane()
+    plane.start(PlaneIO(tun.fileno(), -1, -1, 0))
+    plane.close()
+    assert not plane.running
+
+
+@pytest.mark.threads
+def test_a_thread_that_ends_by_itself_wakes_control_and_says_why(
+    tun: socket.socket, plane: Plane
+) -> None:
+    plane.start(NO_IO)
+    assert select.select([plane.event_fd], [], [], WAIT_S)[0]
+    assert plane.failure is not None
+    assert plane.failure.errno == errno.EBADF
+    plane.stop()
+    plane.start(PlaneIO(tun.fileno(), -1, -1, 0))
+    assert plane.failure is None
+
+
+@pytest.mark.threads
+def test_a_kick_from_before_the_start_is_not_lost(tun: socket.socket, plane: Plane) -> None:
+    with ExitStack() as stack:
+        ours, theirs = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
+        for end in (stack.enter_context(ours), stack.enter_context(theirs)):
+            end.bind(("127.0.0.1", 0))
+        ours.setblocking(False)
+        theirs.settimeout(WAIT_S)
+        slot = plane.add_peer()
+        plane.set_endpoint(slot, Endpoint(bytes([127, 0, 0, 1]), theirs.getsockname()[1]))
+        index = plane.reserve_index(slot)
+        session = Session(bytes(32), bytes(32), index, 7, plane.now_ns(), True)
+        plane.install_keypair(slot, session)
+        plane.kick(slot, keepalive=True)
+        plane.start(PlaneIO(tun.fileno(), ours.fileno(), -1, 0))
+        assert len(theirs.recv(65535)) == 32
+        plane.stop()
+        assert plane.stats(slot).tx_bytes == 32
+
+
+# ---- clock and counters --------------------------------------------------------------------------
+
+
+def test_the_clock_is_boot_time_and_can_be_advanced(plane: Plane) -> None:
+    before_ns = plane.now_ns()
+    plane.advance_clock(10**9)
+    plane.advance_clock(10**9)
+    assert 2 * 10**9 <= plane.now_ns() - before_ns < 3600 * 10**9
+
+
+def test_counters_start_at_zero_and_have_their_names(plane: Plane) -> None:
+    counters = plane.counters()
+    assert next(iter(counters)) == "tx_no_peer"
+    assert "rx_events_dropped" in counters
+    assert set(counters.values()) == {0}
+
+
+# ---- peers ---------------------------------------------------------------------------------------
+
+
+def test_slots_are_unique_and_used_again(plane: Plane) -> None:
+    slots = [plane.add_peer() for _ in range(100)]
+    assert len(set(slots)) == 100
+    plane.remove_peer(slots[40])
+    assert plane.add_peer() == slots[40]
+
+
+def test_a_new_peer_in_an_old_slot_knows_nothing_of_the_old_one(plane: Plane) -> None:
+    slot = plane.add_peer()
+    fresh = plane.stats(slot)
+    plane.peer_received(slot, V4, 92, plane.now_ns())
+    plane.remove_peer(slot)
+    assert plane.add_peer() == slot
+    assert plane.stats(slot) == fresh
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda plane: plane.remove_peer(NO_SLOT),
+        lambda plane: plane.set_endpoint(NO_SLOT, V4),
+        lambda plane: plane.clear_source(NO_SLOT),
+        lambda plane: plane.set_handshake_gate(NO_SLOT, 0),
+        lambda plane: plane.set_wake(NO_SLOT, None),
+        lambda plane: plane.rearm_keepalive(NO_SLOT, 0),
+        lambda plane: plane.stats(NO_SLOT),
+        lambda plane: plane.kick(NO_SLOT, keepalive=True),
+        lambda plane: plane.drop_staged(NO_SLOT),
+        lambda plane: plane.peer_received(NO_SLOT, V4, 92, 1),
+        lambda plane: plane.reserve_index(NO_SLOT),
+        lambda plane: plane.install_keypair(NO_SLOT, SESSION),
+        lambda plane: plane.confirm_keypair(NO_SLOT),
+        lambda plane: plane.expire_keypairs(NO_SLOT),
+        lambda plane: plane.drop_keypairs(NO_SLOT),
+    ],
+)
+def test_an_empty_slot_is_refused(plane: Plane, call: Callable[[Plane], object]) -> None:
+    with refused(errno.ENOENT):
+        call(plane)
+
+
+def test_an_authenticated_handshake_message_roams_counts_and_stamps(plane: Plane) -> None:
+    slot = plane.add_peer()
+    plane.peer_received(slot, V4, 92, 1000)
+    plane.peer_received(slot, V6, 148, 2000)
+    stats = plane.stats(slot)
+    assert (stats.endpoint, stats.rx_bytes, stats.rx_any_ns) == (V6, 240, 2000)
+    assert (stats.rx_data_ns, stats.rx_unanswered_since_ns) == (0, 0)
+
+
+def test_rearming_the_keepalive_sets_its_stamp(plane: Plane) -> None:
+    slot = plane.add_peer()
+    plane.rearm_keepalive(slot, 4711)
+    assert plane.stats(slot).rx_unanswered_since_ns == 4711
+
+
+# ---- endpoints -----------------------------------------------------------------------------------
+
+SOURCED = Endpoint(V6.address, 9, 3, source=bytes(15) + b"\1", source_ifindex=4)
+
+
+@pytest.mark.parametrize("endpoint", [V4, V6, SOURCED])
+def test_an_endpoint_survives_the_way_to_c_and_back(plane: Plane, endpoint: Endpoint) -> None:
+    slot = plane.add_peer()
+    assert plane.stats(slot).endpoint is None
+    plane.set_endpoint(slot, endpoint)
+    back = plane.stats(slot).endpoint
+    assert back == endpoint
+    assert back is not None
+    assert (back.source, back.source_ifindex) == (endpoint.source, endpoint.source_ifindex)
+
+
+def test_clearing_the_source_keeps_the_endpoint(plane: Plane) -> None:
+    slot = plane.add_peer()
+    plane.set_endpoint(slot, SOURCED)
+    plane.clear_source(slot)
+    back = plane.stats(slot).endpoint
+    assert back == SOURCED
+    assert back is not None
+    assert (back.source, back.source_ifindex) == (b"", 0)
+
+
+@pytest.mark.parametrize(
+    "bad", [Endpoint(b"abc", 1), Endpoint(b"", 1), Endpoint(bytes(4), 1, source=bytes(16))]
+)
+def test_an_endpoint_of_a_wrong_length_is_refused(plane: Plane, bad: Endpoint) -> None:
+    slot = plane.add_peer()
+    with pytest.raises(ValueError, match="4 or 16 bytes"):
+        plane.set_endpoint(slot, bad)
+
+
+# ---- keys ----------------------------------------------------------------------------------------
+
+
+def test_keys_of_a_wrong_length_are_refused(plane: Plane) -> None:
+    slot = plane.add_peer()
+    index = plane.reserve_index(slot)
+    with pytest.raises(ValueError, match="32 bytes"):
+        plane.set_mac1_key(bytes(31))
+    with pytest.raises(ValueError, match="32 bytes"):
+        plane.install_keypair(slot, Session(bytes(32), bytes(33), index, 1, 0, True))
+    plane.release_index(index)
+
+
+def test_no_key_shows_in_a_repr() -> None:
+    session = Session(b"s" * 32, b"r" * 32, 1, 2, 3, True)
+    assert "sss" not in repr(session)
+    assert "rrr" not in repr(session)
+
+
+def test_the_numbers_of_the_specification_are_exported() -> None:
+    assert plane_module.REJECT_AFTER_MESSAGES == 2**64 - 2**13 - 1
+    assert plane_module.REKEY_AFTER_MESSAGES == 2**60
+    assert (plane_module.REKEY_AFTER_TIME_S, plane_module.REJECT_AFTER_TIME_S) == (120, 180)
+    assert (plane_module.KEEPALIVE_TIMEOUT_S, plane_module.REKEY_TIMEOUT_S) == (10, 5)
+
+
+# ---- messages ------------------------------------------------------------------------------------
+
+
+def test_a_message_for_a_peer_without_an_endpoint_is_refused(plane: Plane) -> None:
+    slot = plane.add_peer()
+    with refused(errno.EDESTADDRREQ):
+        plane.send_message(slot, None, bytes(148), 0, plane.now_ns())

@@ -1,0 +1,499 @@
+/* The device and its peers: life cycle, identity check, and what a peer knows of its traffic. */
+#include <errno.h>
+#include <openssl/core_names.h>
+#include <openssl/crypto.h>
+#include <openssl/evp.h>
+#include <openssl/params.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+
+#include "internal.h"
+
+#define MAC_LEN     16 /* mac1 and mac2 (5.4) */
+#define MTU_DEFAULT 1420
+#define PEERS_MIN   16
+
+/* ---- clock, MTU, counters -------------------------------------------------------------------- */
+
+uint64_t wg_device_now_ns(const wg_device *device)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_BOOTTIME, &now);
+    return WG_SECONDS(now.tv_sec) + (uint64_t)now.tv_nsec + atomic_load(&device->clock_offset_ns);
+}
+
+void wg_device_set_clock_offset(wg_device *device, uint64_t offset_ns)
+{
+    atomic_store(&device->clock_offset_ns, offset_ns);
+}
+
+void wg_device_set_mtu(wg_device *device, uint32_t mtu) { atomic_store(&device->mtu, mtu); }
+
+const char *wg_device_aead(const wg_device *device) { return wg_aead_name(device->aead); }
+
+void wg_device_counters(const wg_device *device, wg_counters *counters)
+{
+    uint64_t value[sizeof(*counters) / sizeof(uint64_t)];
+
+    for (size_t i = 0; i < sizeof(value) / sizeof(value[0]); i++)
+        value[i] = atomic_load_explicit(&device->counters.value[i], memory_order_relaxed);
+    memcpy(counters, value, sizeof(*counters));
+}
+
+/* ---- mac1 (5.4.4) ---------------------------------------------------------------------------- */
+
+static EVP_MAC_CTX *mac1_context_new(const uint8_t *key)
+{
+    size_t size = MAC_LEN;
+    OSSL_PARAM params[] = {OSSL_PARAM_construct_size_t(OSSL_MAC_PARAM_SIZE, &size),
+                           OSSL_PARAM_construct_end()};
+    EVP_MAC *mac = EVP_MAC_fetch(NULL, "BLAKE2SMAC", NULL);
+    EVP_MAC_CTX *context = mac ? EVP_MAC_CTX_new(mac) : NULL;
+
+    EVP_MAC_free(mac);
+    if (context && EVP_MAC_init(context, key, WG_KEY_LEN, params))
+        return context;
+    EVP_MAC_CTX_free(context);
+    return NULL;
+}
+
+int wg_device_set_mac1_key(wg_device *device, const uint8_t *key)
+{
+    EVP_MAC_CTX *context = key ? mac1_context_new(key) : NULL;
+
+    if (key && !context)
+        return -ENOMEM;
+    pthread_mutex_lock(&device->mac1_lock);
+    EVP_MAC_CTX *old = device->mac1_context;
+    device->mac1_context = context;
+    pthread_mutex_unlock(&device->mac1_lock);
+    EVP_MAC_CTX_free(old);
+    return 0;
+}
+
+/* A NULL key starts again with the one the context has. */
+static bool mac1_compute(EVP_MAC_CTX *context, const uint8_t *data, size_t length, uint8_t *mac)
+{
+    size_t size;
+
+    return context && EVP_MAC_init(context, NULL, 0, NULL) &&
+           EVP_MAC_update(context, data, length) && EVP_MAC_final(context, mac, &size, MAC_LEN);
+}
+
+bool wg_mac1_valid(wg_device *device, const uint8_t *message, uint32_t length)
+{
+    uint8_t mac[MAC_LEN];
+
+    if (length < 2 * MAC_LEN)
+        return false;
+    uint32_t covered = length - 2 * MAC_LEN;
+    pthread_mutex_lock(&device->mac1_lock);
+    bool computed = mac1_compute(device->mac1_context, message, covered, mac);
+    pthread_mutex_unlock(&device->mac1_lock);
+    return computed && CRYPTO_memcmp(mac, message + covered, MAC_LEN) == 0;
+}
+
+/* ---- create and destroy ---------------------------------------------------------------------- */
+
+static void device_locks_init(wg_device *device)
+{
+    pthread_rwlockattr_t attributes;
+
+    /* With the default preference two busy readers keep a writer waiting for tens of ms. */
+    pthread_rwlockattr_init(&attributes);
+    pthread_rwlockattr_setkind_np(&attributes, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+    pthread_rwlock_init(&device->tables, &attributes);
+    pthread_rwlockattr_destroy(&attributes);
+    pthread_mutex_init(&device->events_lock, NULL);
+    pthread_mutex_init(&device->kicks_lock, NULL);
+    pthread_mutex_init(&device->mac1_lock, NULL);
+}
+
+static void device_locks_destroy(wg_device *device)
+{
+    pthread_rwlock_destroy(&device->tables);
+    pthread_mutex_destroy(&device->events_lock);
+    pthread_mutex_destroy(&device->kicks_lock);
+    pthread_mutex_destroy(&device->mac1_lock);
+}
+
+static int device_tables_alloc(wg_device *device)
+{
+    device->index_buckets = WG_INDEX_BUCKETS_MIN;
+    device->indexes = calloc(device->index_buckets, sizeof(struct wg_index_entry *));
+    if (!device->indexes)
+        goto no_indexes;
+    device->ring = calloc(WG_EVENT_RING, sizeof(wg_event));
+    if (!device->ring)
+        goto no_ring;
+    return 0;
+
+no_ring:
+    free(device->indexes);
+no_indexes:
+    return -ENOMEM;
+}
+
+int wg_device_create(wg_device **out, int event_fd, int send_wake_fd, int receive_wake_fd,
+                     const char *aead)
+{
+    const struct wg_aead_backend *backend = wg_aead_find(aead);
+    wg_device *device;
+    int error;
+
+    if (!backend)
+        return -ENOENT;
+    device = calloc(1, sizeof(*device));
+    if (!device)
+        return -ENOMEM;
+    error = device_tables_alloc(device);
+    if (error) {
+        free(device);
+        return error;
+    }
+    device_locks_init(device);
+    device->aead = backend;
+    device->event_fd = event_fd;
+    device->send_wake_fd = send_wake_fd;
+    device->receive_wake_fd = receive_wake_fd;
+    atomic_init(&device->stopping, true);
+    atomic_init(&device->mtu, MTU_DEFAULT);
+    *out = device;
+    return 0;
+}
+
+void wg_device_destroy(wg_device *device)
+{
+    for (uint32_t slot = 0; slot < device->slots; slot++)
+        wg_peer_remove(device, slot);
+    wg_device_set_mac1_key(device, NULL);
+    wg_allowedips_destroy(&device->allowedips);
+    device_locks_destroy(device);
+    free(device->ring);
+    free(device->indexes);
+    free(device->peers);
+    free(device);
+}
+
+/* ---- start and stop -------------------------------------------------------------------------- */
+
+/* Kicks from before the start need no wake: a send thread takes kicks before its first poll. */
+int wg_device_start(wg_device *device, const wg_io *io)
+{
+    if (!atomic_load(&device->stopping))
+        return -EBUSY;
+    device->io = *io;
+    atomic_store(&device->features, io->features);
+    wg_wake_drain(device->send_wake_fd);
+    wg_wake_drain(device->receive_wake_fd);
+    atomic_store(&device->stopping, false);
+    return 0;
+}
+
+/* Both eventfds stay readable until the next start, so every thread that polls sees them. */
+void wg_device_stop(wg_device *device)
+{
+    atomic_store(&device->stopping, true);
+    wg_wake(device->send_wake_fd);
+    wg_wake(device->receive_wake_fd);
+}
+
+/* ---- peers: the staged queue ----------------------------------------------------------------- */
+
+void wg_staged_push(struct wg_peer *peer, struct wg_staged *staged)
+{
+    staged->next = NULL;
+    *(peer->staged_first ? &peer->staged_last->next : &peer->staged_first) = staged;
+    peer->staged_last = staged;
+    peer->staged_bytes += staged->length;
+    peer->staged_count++;
+}
+
+struct wg_staged *wg_staged_pop(struct wg_peer *peer)
+{
+    struct wg_staged *staged = peer->staged_first;
+
+    if (!staged)
+        return NULL;
+    peer->staged_first = staged->next;
+    peer->staged_bytes -= staged->length;
+    peer->staged_count--;
+    return staged;
+}
+
+void wg_staged_free(struct wg_staged *staged) { free(staged); }
+
+static void peer_drop_staged(struct wg_peer *peer)
+{
+    struct wg_staged *staged;
+
+    pthread_mutex_lock(&peer->staged_lock);
+    while ((staged = wg_staged_pop(peer)))
+        wg_staged_free(staged);
+    pthread_mutex_unlock(&peer->staged_lock);
+}
+
+int wg_peer_drop_staged(wg_device *device, uint32_t slot)
+{
+    struct wg_peer *peer = wg_peer_find(device, slot);
+
+    if (!peer)
+        return -ENOENT;
+    peer_drop_staged(peer);
+    return 0;
+}
+
+/* ---- peers: add and remove ------------------------------------------------------------------- */
+
+struct wg_peer *wg_peer_find(wg_device *device, uint32_t slot)
+{
+    return slot < device->slots ? device->peers[slot] : NULL;
+}
+
+static int peers_grow(wg_device *device)
+{
+    uint32_t slots = device->slots ? 2 * device->slots : PEERS_MIN;
+    struct wg_peer **peers, **old;
+
+    if (device->slots >= WG_MAX_PEERS)
+        return -ENOSPC;
+    peers = calloc(slots, sizeof(struct wg_peer *));
+    if (!peers)
+        return -ENOMEM;
+    if (device->slots)
+        memcpy(peers, device->peers, device->slots * sizeof(struct wg_peer *));
+    pthread_rwlock_wrlock(&device->tables);
+    old = device->peers;
+    device->peers = peers;
+    device->slots = slots;
+    pthread_rwlock_unlock(&device->tables);
+    free(old);
+    return 0;
+}
+
+static struct wg_peer *peer_new(wg_device *device, uint32_t slot)
+{
+    struct wg_peer *peer = calloc(1, sizeof(*peer));
+
+    if (!peer)
+        return NULL;
+    peer->slot = slot;
+    peer->device = device;
+    atomic_init(&peer->wake_ns, WG_NEVER);
+    pthread_spin_init(&peer->endpoint_lock, PTHREAD_PROCESS_PRIVATE);
+    pthread_mutex_init(&peer->staged_lock, NULL);
+    return peer;
+}
+
+int wg_peer_add(wg_device *device, uint32_t *out)
+{
+    uint32_t slot = device->free_hint;
+    int error;
+
+    while (wg_peer_find(device, slot))
+        slot++;
+    if (slot >= device->slots && (error = peers_grow(device)))
+        return error;
+    struct wg_peer *peer = peer_new(device, slot);
+    if (!peer)
+        return -ENOMEM;
+    pthread_rwlock_wrlock(&device->tables);
+    device->peers[slot] = peer;
+    device->free_hint = slot + 1;
+    pthread_rwlock_unlock(&device->tables);
+    *out = slot;
+    return 0;
+}
+
+static void peer_free(struct wg_peer *peer)
+{
+    pthread_spin_destroy(&peer->endpoint_lock);
+    pthread_mutex_destroy(&peer->staged_lock);
+    free(peer);
+}
+
+int wg_peer_remove(wg_device *device, uint32_t slot)
+{
+    struct wg_peer *peer = wg_peer_find(device, slot);
+
+    if (!peer)
+        return -ENOENT;
+    wg_allowedips_clear(device, slot);
+    pthread_rwlock_wrlock(&device->tables);
+    wg_keypairs_clear(peer);
+    wg_peer_indexes_clear(peer);
+    wg_event_forget(peer);
+    wg_kick_forget(peer);
+    device->peers[slot] = NULL;
+    if (slot < device->free_hint)
+        device->free_hint = slot;
+    pthread_rwlock_unlock(&device->tables);
+    peer_drop_staged(peer);
+    peer_free(peer);
+    return 0;
+}
+
+/* ---- peers: endpoint ------------------------------------------------------------------------- */
+
+wg_endpoint wg_peer_endpoint(struct wg_peer *peer)
+{
+    pthread_spin_lock(&peer->endpoint_lock);
+    wg_endpoint endpoint = peer->endpoint;
+    pthread_spin_unlock(&peer->endpoint_lock);
+    return endpoint;
+}
+
+void wg_peer_roam(struct wg_peer *peer, const wg_endpoint *source)
+{
+    pthread_spin_lock(&peer->endpoint_lock);
+    if (memcmp(&peer->endpoint, source, sizeof(*source)) != 0)
+        peer->endpoint = *source;
+    pthread_spin_unlock(&peer->endpoint_lock);
+}
+
+int wg_peer_set_endpoint(wg_device *device, uint32_t slot, const wg_endpoint *endpoint)
+{
+    struct wg_peer *peer = wg_peer_find(device, slot);
+
+    if (!peer)
+        return -ENOENT;
+    if (endpoint->family != AF_INET && endpoint->family != AF_INET6 && endpoint->family != 0)
+        return -EINVAL;
+    wg_peer_roam(peer, endpoint);
+    return 0;
+}
+
+int wg_peer_clear_source(wg_device *device, uint32_t slot)
+{
+    struct wg_peer *peer = wg_peer_find(device, slot);
+
+    if (!peer)
+        return -ENOENT;
+    pthread_spin_lock(&peer->endpoint_lock);
+    memset(peer->endpoint.source, 0, sizeof(peer->endpoint.source));
+    peer->endpoint.source_ifindex = 0;
+    pthread_spin_unlock(&peer->endpoint_lock);
+    return 0;
+}
+
+/* ---- peers: stamps and timers ---------------------------------------------------------------- */
+
+/* The first unanswered payload starts a deadline.  It is armed only when control would sleep past
+ * it, and once per wake time.  Control stores wake_ns, then reads the stamps; here the stamp is
+ * stored, then wake_ns read; all sequentially consistent, so one of the two sees the other. */
+static void stamp_unanswered(struct wg_peer *peer, _Atomic uint64_t *since_ns, uint64_t now_ns,
+                             uint64_t timeout_ns)
+{
+    uint64_t never = 0;
+
+    if (atomic_load_explicit(since_ns, memory_order_relaxed) ||
+        !atomic_compare_exchange_strong(since_ns, &never, now_ns))
+        return;
+    uint64_t wake_ns = atomic_load(&peer->wake_ns);
+    if (now_ns + timeout_ns < wake_ns &&
+        atomic_compare_exchange_strong(&peer->wake_ns, &wake_ns, 0))
+        wg_event_pend(peer, WG_TIMER_ARMED);
+}
+
+static void stamp_answered(_Atomic uint64_t *since_ns)
+{
+    if (atomic_load_explicit(since_ns, memory_order_relaxed))
+        atomic_store_explicit(since_ns, 0, memory_order_relaxed);
+}
+
+/* Deadlines: 15 s without an answer ask for a handshake (6.4). */
+void wg_peer_stamp_sent(struct wg_peer *peer, uint64_t bytes, bool data, uint64_t now_ns)
+{
+    atomic_fetch_add_explicit(&peer->tx_bytes, bytes, memory_order_relaxed);
+    atomic_store_explicit(&peer->tx_any_ns, now_ns, memory_order_relaxed);
+    stamp_answered(&peer->rx_unanswered_since_ns);
+    if (!data)
+        return;
+    atomic_store_explicit(&peer->tx_data_ns, now_ns, memory_order_relaxed);
+    stamp_unanswered(peer, &peer->tx_unanswered_since_ns, now_ns,
+                     WG_SECONDS(WG_KEEPALIVE_TIMEOUT_S + WG_REKEY_TIMEOUT_S));
+}
+
+/* Deadlines: 10 s without anything to send ask for a keepalive (6.5). */
+void wg_peer_stamp_received(struct wg_peer *peer, uint64_t bytes, bool data, uint64_t now_ns)
+{
+    atomic_fetch_add_explicit(&peer->rx_bytes, bytes, memory_order_relaxed);
+    atomic_store_explicit(&peer->rx_any_ns, now_ns, memory_order_relaxed);
+    stamp_answered(&peer->tx_unanswered_since_ns);
+    if (!data)
+        return;
+    atomic_store_explicit(&peer->rx_data_ns, now_ns, memory_order_relaxed);
+    stamp_unanswered(peer, &peer->rx_unanswered_since_ns, now_ns,
+                     WG_SECONDS(WG_KEEPALIVE_TIMEOUT_S));
+}
+
+void wg_peer_ask_handshake(struct wg_peer *peer, uint64_t now_ns)
+{
+    if (now_ns >= atomic_load_explicit(&peer->handshake_gate_ns, memory_order_relaxed))
+        wg_event_pend(peer, WG_WANT_HANDSHAKE);
+}
+
+int wg_peer_set_handshake_gate(wg_device *device, uint32_t slot, uint64_t gate_ns)
+{
+    struct wg_peer *peer = wg_peer_find(device, slot);
+
+    if (!peer)
+        return -ENOENT;
+    atomic_store(&peer->handshake_gate_ns, gate_ns);
+    return 0;
+}
+
+int wg_peer_set_wake(wg_device *device, uint32_t slot, uint64_t wake_ns)
+{
+    struct wg_peer *peer = wg_peer_find(device, slot);
+
+    if (!peer)
+        return -ENOENT;
+    atomic_store(&peer->wake_ns, wake_ns);
+    return 0;
+}
+
+int wg_peer_rearm_keepalive(wg_device *device, uint32_t slot, uint64_t since_ns)
+{
+    struct wg_peer *peer = wg_peer_find(device, slot);
+
+    if (!peer)
+        return -ENOENT;
+    atomic_store(&peer->rx_unanswered_since_ns, since_ns);
+    return 0;
+}
+
+int wg_peer_received(wg_device *device, uint32_t slot, const wg_endpoint *source, uint32_t length,
+                     uint64_t now_ns)
+{
+    struct wg_peer *peer = wg_peer_find(device, slot);
+
+    if (!peer)
+        return -ENOENT;
+    wg_peer_roam(peer, source);
+    wg_peer_stamp_received(peer, length, false, now_ns);
+    return 0;
+}
+
+int wg_peer_stats_read(wg_device *device, uint32_t slot, wg_peer_stats *stats)
+{
+    struct wg_peer *peer = wg_peer_find(device, slot);
+
+    if (!peer)
+        return -ENOENT;
+    *stats = (wg_peer_stats){
+        .tx_bytes = atomic_load(&peer->tx_bytes),
+        .rx_bytes = atomic_load(&peer->rx_bytes),
+        .tx_any_ns = atomic_load(&peer->tx_any_ns),
+        .rx_any_ns = atomic_load(&peer->rx_any_ns),
+        .tx_data_ns = atomic_load(&peer->tx_data_ns),
+        .rx_data_ns = atomic_load(&peer->rx_data_ns),
+        .tx_unanswered_since_ns = atomic_load(&peer->tx_unanswered_since_ns),
+        .rx_unanswered_since_ns = atomic_load(&peer->rx_unanswered_since_ns),
+        .staged = atomic_load(&peer->staged_count),
+        .sessions = (peer->current ? 1u : 0u) | (peer->previous ? 2u : 0u) | (peer->next ? 4u : 0u),
+        .endpoint = wg_peer_endpoint(peer),
+    };
+    return 0;
+}

@@ -1,0 +1,233 @@
+/* The two inboxes: events from the data threads to control, kicks from control to the send threads.
+ *
+ * Each has an eventfd.  The writer writes it, after unlocking, when the inbox was empty; the reader
+ * drains it first and takes afterwards, until nothing is left or the eventfd is still readable.  So
+ * whatever comes in after the last look makes it readable again, and no wake-up is lost. */
+#include <errno.h>
+#include <unistd.h>
+
+#include "internal.h"
+
+enum { MESSAGE_FORGOTTEN = 0 }; /* wg_event.kind of a message whose peer is gone */
+
+void wg_wake(int fd)
+{
+    uint64_t one = 1;
+    ssize_t written = write(fd, &one, sizeof(one));
+
+    (void)written; /* it fails only when the eventfd is at its limit, thus readable */
+}
+
+void wg_wake_drain(int fd)
+{
+    uint64_t count;
+    ssize_t got = read(fd, &count, sizeof(count));
+
+    (void)got; /* nothing to drain is fine */
+}
+
+/* ---- events: data threads -> control --------------------------------------------------------- */
+
+static bool events_empty(const wg_device *device)
+{
+    return !device->pending_first && !device->ring_count;
+}
+
+static void pending_append(wg_device *device, struct wg_peer *peer)
+{
+    peer->next_pending = NULL;
+    peer->on_pending_list = true;
+    *(device->pending_last ? &device->pending_last->next_pending : &device->pending_first) = peer;
+    device->pending_last = peer;
+}
+
+void wg_event_pend(struct wg_peer *peer, uint32_t pending)
+{
+    wg_device *device = peer->device;
+
+    pthread_mutex_lock(&device->events_lock);
+    bool wake = events_empty(device);
+    peer->pending |= pending;
+    if (!peer->on_pending_list)
+        pending_append(device, peer);
+    pthread_mutex_unlock(&device->events_lock);
+    if (wake)
+        wg_wake(device->event_fd);
+}
+
+/* The entry i places behind the oldest. */
+static wg_event *ring_at(wg_device *device, uint32_t i)
+{
+    return &device->ring[(device->ring_head + i) % WG_EVENT_RING];
+}
+
+void wg_event_message(wg_device *device, uint32_t slot, const wg_endpoint *source,
+                      const uint8_t *data, uint32_t length, uint64_t now_ns)
+{
+    bool wake = false, fits;
+
+    pthread_mutex_lock(&device->events_lock);
+    fits = device->ring_count < WG_EVENT_RING && length <= WG_INITIATION_LEN;
+    if (fits) {
+        wake = events_empty(device);
+        wg_event *event = ring_at(device, device->ring_count++);
+        *event = (wg_event){.kind = WG_EVENT_MESSAGE,
+                            .slot = slot,
+                            .length = length,
+                            .received_ns = now_ns,
+                            .source = *source};
+        memcpy(event->data, data, length);
+    }
+    pthread_mutex_unlock(&device->events_lock);
+    if (!fits)
+        wg_count(device, rx_events_dropped, 1);
+    if (wake)
+        wg_wake(device->event_fd);
+}
+
+static int take_pending(wg_device *device, wg_event *events, int max)
+{
+    int count = 0;
+
+    for (; count < max && device->pending_first; count++) {
+        struct wg_peer *peer = device->pending_first;
+        events[count] =
+            (wg_event){.kind = WG_EVENT_PENDING, .slot = peer->slot, .pending = peer->pending};
+        peer->pending = 0;
+        peer->on_pending_list = false;
+        device->pending_first = peer->next_pending;
+    }
+    if (!device->pending_first)
+        device->pending_last = NULL;
+    return count;
+}
+
+static int take_messages(wg_device *device, wg_event *events, int max)
+{
+    int count = 0;
+
+    while (count < max && device->ring_count) {
+        const wg_event *event = ring_at(device, 0);
+        if (event->kind != MESSAGE_FORGOTTEN)
+            events[count++] = *event;
+        device->ring_head = (device->ring_head + 1) % WG_EVENT_RING;
+        device->ring_count--;
+    }
+    return count;
+}
+
+static int take_both(wg_device *device, wg_event *events, int max)
+{
+    pthread_mutex_lock(&device->events_lock);
+    int count = take_pending(device, events, max);
+    count += take_messages(device, events + count, max - count);
+    pthread_mutex_unlock(&device->events_lock);
+    return count;
+}
+
+int wg_events_take(wg_device *device, wg_event *events, int max)
+{
+    int count = take_both(device, events, max);
+
+    if (count < max) { /* all taken: drain, then look once more */
+        wg_wake_drain(device->event_fd);
+        count += take_both(device, events + count, max - count);
+    }
+    return count;
+}
+
+static void pending_unlink(wg_device *device, struct wg_peer *peer)
+{
+    struct wg_peer *before = NULL;
+
+    for (struct wg_peer *p = device->pending_first; p != peer; p = p->next_pending)
+        before = p;
+    *(before ? &before->next_pending : &device->pending_first) = peer->next_pending;
+    if (device->pending_last == peer)
+        device->pending_last = before;
+    peer->on_pending_list = false;
+}
+
+void wg_event_forget(struct wg_peer *peer)
+{
+    wg_device *device = peer->device;
+
+    pthread_mutex_lock(&device->events_lock);
+    if (peer->on_pending_list)
+        pending_unlink(device, peer);
+    for (uint32_t i = 0; i < device->ring_count; i++) {
+        if (ring_at(device, i)->slot == peer->slot)
+            ring_at(device, i)->kind = MESSAGE_FORGOTTEN;
+    }
+    pthread_mutex_unlock(&device->events_lock);
+}
+
+/* ---- kicks: control -> send threads ---------------------------------------------------------- */
+
+static bool kick_append(struct wg_peer *peer, uint32_t kinds)
+{
+    wg_device *device = peer->device;
+
+    pthread_mutex_lock(&device->kicks_lock);
+    bool first = !device->kicked_first;
+    peer->kicks |= kinds;
+    if (!peer->on_kick_list) {
+        peer->next_kicked = NULL;
+        peer->on_kick_list = true;
+        *(first ? &device->kicked_first : &device->kicked_last->next_kicked) = peer;
+        device->kicked_last = peer;
+    }
+    pthread_mutex_unlock(&device->kicks_lock);
+    return first;
+}
+
+/* Send threads kick too, for what did not fit: hence the read lock. */
+int wg_peer_kick(wg_device *device, uint32_t slot, uint32_t kinds)
+{
+    bool first = false;
+
+    pthread_rwlock_rdlock(&device->tables);
+    struct wg_peer *peer = wg_peer_find(device, slot);
+    if (peer)
+        first = kick_append(peer, kinds);
+    pthread_rwlock_unlock(&device->tables);
+    if (first)
+        wg_wake(device->send_wake_fd);
+    return peer ? 0 : -ENOENT;
+}
+
+struct wg_peer *wg_kick_take(wg_device *device, uint32_t *kinds)
+{
+    pthread_mutex_lock(&device->kicks_lock);
+    struct wg_peer *peer = device->kicked_first;
+    if (peer) {
+        device->kicked_first = peer->next_kicked;
+        *kinds = peer->kicks;
+        peer->kicks = 0;
+        peer->on_kick_list = false;
+    }
+    pthread_mutex_unlock(&device->kicks_lock);
+    return peer;
+}
+
+static void kicked_unlink(wg_device *device, struct wg_peer *peer)
+{
+    struct wg_peer *before = NULL;
+
+    for (struct wg_peer *p = device->kicked_first; p != peer; p = p->next_kicked)
+        before = p;
+    *(before ? &before->next_kicked : &device->kicked_first) = peer->next_kicked;
+    if (device->kicked_last == peer)
+        device->kicked_last = before;
+    peer->on_kick_list = false;
+}
+
+void wg_kick_forget(struct wg_peer *peer)
+{
+    wg_device *device = peer->device;
+
+    pthread_mutex_lock(&device->kicks_lock);
+    if (peer->on_kick_list)
+        kicked_unlink(device, peer);
+    pthread_mutex_unlock(&device->kicks_lock);
+}

@@ -1,0 +1,529 @@
+/* Packets of one batch -> frames for the TUN:
+ *   1. wg_gro_add reads a packet's shape and looks the newest frame of its flow up;
+ *   2. where nothing but sequence, length and checksum differ, and both checksums are right, the
+ *      packet joins that frame, else it begins a new one;
+ *   3. wg_gro_next makes a super-packet of the first packet's headers and all payloads, in place.
+ *
+ * The rules are those of the kernel's own GRO, so that splitting a frame gives its packets back.
+ * Checksums are looked at only when a packet is about to be joined; the kernel checks the others.
+ *
+ * The flow table is small and forgets: 4 flows a set, the oldest goes.  A flow that was forgotten
+ * begins a new frame, so nothing is reordered, and no packet costs more than 4 comparisons.
+ *
+ * Where the kernel surprises:
+ * - It wants the pseudo-header sum in the checksum field, not inverted (as for NEEDS_CSUM).
+ * - Readers of UDP_GRO sockets count on at most 64 datagrams at a time (its UDP_GRO_CNT_MAX). */
+#include <errno.h>
+#include <netinet/in.h>
+#include <stdlib.h>
+
+#include "internal.h"
+
+#define UDP_SEGMENTS_MAX 64
+#define FLOW_SETS_LOG2   7
+#define FLOW_SETS        (1 << FLOW_SETS_LOG2)
+#define FLOW_WAYS        4
+#define NO_PACKET        UINT32_MAX
+#define HEADER_SAVED     60 /* IPv6 and TCP without options: all that a merge changes lies in it */
+
+/* Byte offsets in TCP and UDP headers; bits of the 16-bit word at TCP_FLAGS. */
+enum { TCP_SEQUENCE = 4, TCP_ACK = 8, TCP_FLAGS = 12, TCP_WINDOW = 14, TCP_CHECKSUM = 16 };
+enum { TCP_URGENT = 18, TCP_OPTIONS = 20, UDP_LENGTH = 4, UDP_CHECKSUM = 6 };
+enum { FLAG_PSH = 0x08, FLAG_ACK = 0x10, FLAGS_ALL = 0x0fff };
+enum { IPV4_DF = 0x4000 };
+
+/* What a look at a packet's headers tells. */
+struct packet_shape {
+    const uint8_t *ip;
+    uint32_t length;        /* of the packet, bytes */
+    uint32_t transport;     /* offset of the TCP or UDP header */
+    uint32_t header_length; /* IP and transport headers */
+    uint32_t payload;       /* bytes behind them */
+    uint8_t protocol;       /* TCP or UDP */
+    bool joins;             /* has a payload and nothing that belongs to it alone */
+    bool ends;              /* PSH: none may follow it in a frame */
+};
+
+/* A run of packets that leave as one.  Packets that are never joined have a frame each. */
+struct gro_frame {
+    struct packet_shape shape; /* of the first packet */
+    uint32_t first, last;      /* packets, chained by next */
+    uint32_t count;            /* packets */
+    uint32_t length;           /* of the super-packet, bytes */
+    uint16_t id_step;          /* IPv4 identification, packet to packet: 1 or 0 (count > 1) */
+    bool verified;             /* the first packet's checksums are right */
+    bool pushed;               /* the last packet has PSH */
+};
+
+struct flow_slot {
+    uint64_t generation; /* the slot is in use if it is the gro's */
+    uint32_t frame;      /* the newest of the flow */
+};
+
+struct wg_gro {
+    uint32_t features;
+    uint32_t packet_count, frame_count;
+    uint32_t frame_cursor;       /* frames given out */
+    uint32_t single;             /* the next packet for wg_gro_next_single, or NO_PACKET */
+    uint64_t generation;         /* moves on to empty the flow table */
+    uint8_t *saved_at;           /* the header that a merge changed, or NULL */
+    uint8_t saved[HEADER_SAVED]; /* as it was */
+    struct virtio_net_hdr vnet;  /* of the frame given last */
+    struct chained_packet {
+        uint8_t *data;
+        uint32_t length, next;
+    } packets[WG_GRO_PACKETS];
+    struct gro_frame frames[WG_GRO_PACKETS];
+    struct flow_slot flows[FLOW_SETS][FLOW_WAYS];
+};
+
+struct wg_gro *wg_gro_new(void)
+{
+    struct wg_gro *gro = calloc(1, sizeof(*gro));
+
+    if (gro)
+        wg_gro_reset(gro, 0);
+    return gro;
+}
+
+void wg_gro_free(struct wg_gro *gro) { free(gro); }
+
+void wg_gro_reset(struct wg_gro *gro, uint32_t features)
+{
+    gro->features = features;
+    gro->packet_count = gro->frame_count = gro->frame_cursor = 0;
+    gro->single = NO_PACKET;
+    gro->saved_at = NULL;
+    gro->generation++;
+}
+
+/* ---- 1. shape and flow ---------------------------------------------------------------------- */
+
+/* NO_FLOW: nothing that we merge.  ANY_FLOW: perhaps of a flow that we merge, but which one cannot
+ * be told (a fragment, options, extension headers): all must end, or it could be overtaken. */
+enum flow_kind { NO_FLOW, ANY_FLOW, ONE_FLOW };
+
+static bool protocol_merges(const struct wg_gro *gro, uint8_t protocol)
+{
+    if (!(gro->features & WG_FEATURE_VNET_HDR))
+        return false;
+    return (protocol == IPPROTO_TCP && (gro->features & WG_FEATURE_TUN_TSO)) ||
+           (protocol == IPPROTO_UDP && (gro->features & WG_FEATURE_TUN_USO));
+}
+
+static enum flow_kind read_ipv4(const struct wg_gro *gro, struct packet_shape *shape)
+{
+    const uint8_t *ip = shape->ip;
+
+    if (shape->length < 20 || !protocol_merges(gro, ip[9]))
+        return NO_FLOW;
+    if (ip[0] != 0x45 || (wg_load_be16(ip + 6) & ~IPV4_DF) || wg_load_be16(ip + 2) != shape->length)
+        return ANY_FLOW;
+    shape->transport = 20;
+    shape->protocol = ip[9];
+    return ONE_FLOW;
+}
+
+static enum flow_kind read_ipv6(const struct wg_gro *gro, struct packet_shape *shape)
+{
+    const uint8_t *ip = shape->ip;
+
+    if (shape->length < 40)
+        return NO_FLOW;
+    switch (ip[6]) {
+    case IPPROTO_HOPOPTS:
+    case IPPROTO_ROUTING:
+    case IPPROTO_FRAGMENT:
+    case IPPROTO_DSTOPTS:
+        return ANY_FLOW;
+    default:
+        if (!protocol_merges(gro, ip[6]))
+            return NO_FLOW;
+    }
+    if (40u + wg_load_be16(ip + 4) != shape->length)
+        return ANY_FLOW;
+    shape->transport = 40;
+    shape->protocol = ip[6];
+    return ONE_FLOW;
+}
+
+static enum flow_kind read_tcp(struct packet_shape *shape)
+{
+    const uint8_t *tcp = shape->ip + shape->transport;
+    uint32_t room = shape->length - shape->transport, header, flags;
+
+    if (room < TCP_OPTIONS)
+        return ANY_FLOW;
+    header = (tcp[TCP_FLAGS] >> 4) * 4u;
+    if (header < TCP_OPTIONS || header > room)
+        return ANY_FLOW;
+    flags = wg_load_be16(tcp + TCP_FLAGS) & FLAGS_ALL;
+    shape->header_length = shape->transport + header;
+    shape->payload = room - header;
+    shape->joins = shape->payload != 0 && (flags & ~FLAG_PSH) == FLAG_ACK;
+    shape->ends = flags & FLAG_PSH;
+    return ONE_FLOW;
+}
+
+static enum flow_kind read_udp(struct packet_shape *shape)
+{
+    const uint8_t *udp = shape->ip + shape->transport;
+    uint32_t room = shape->length - shape->transport;
+
+    if (room < 8)
+        return ANY_FLOW;
+    shape->header_length = shape->transport + 8;
+    shape->payload = room - 8;
+    shape->joins = shape->payload != 0 && wg_load_be16(udp + UDP_LENGTH) == room &&
+                   wg_load_be16(udp + UDP_CHECKSUM) != 0;
+    return ONE_FLOW;
+}
+
+static enum flow_kind read_shape(const struct wg_gro *gro, struct packet_shape *shape,
+                                 const uint8_t *packet, uint32_t length)
+{
+    enum flow_kind kind = NO_FLOW;
+
+    *shape = (struct packet_shape){.ip = packet, .length = length};
+    if (length != 0 && packet[0] >> 4 == 4)
+        kind = read_ipv4(gro, shape);
+    else if (length != 0 && packet[0] >> 4 == 6)
+        kind = read_ipv6(gro, shape);
+    if (kind != ONE_FLOW)
+        return kind;
+    return shape->protocol == IPPROTO_TCP ? read_tcp(shape) : read_udp(shape);
+}
+
+static bool same_flow(const struct packet_shape *a, const struct packet_shape *b)
+{
+    uint32_t at = a->transport == 20 ? 12 : 8; /* both addresses, and with them the ports */
+
+    return a->transport == b->transport && a->protocol == b->protocol &&
+           memcmp(a->ip + at, b->ip + at, a->transport + 4 - at) == 0;
+}
+
+/* Multiplication carries what differs upwards and the shift back down, so the top bits are best.
+ * Need not be secret: those who collide share FLOW_WAYS slots and merge less, nothing else. */
+static uint32_t flow_set(const struct packet_shape *shape)
+{
+    const uint8_t *ip = shape->ip;
+    uint64_t hash = wg_load_le32(ip + shape->transport) + shape->protocol;
+
+    for (uint32_t at = shape->transport == 20 ? 12 : 8; at < shape->transport; at += 8) {
+        hash = (hash ^ wg_load_le64(ip + at)) * 0x9e3779b97f4a7c15ull; /* 2^64 / golden ratio */
+        hash ^= hash >> 32;
+    }
+    return (uint32_t)(hash >> (64 - FLOW_SETS_LOG2));
+}
+
+/* The slot of the packet's flow, or else the slot that a new flow may take: its frame is older
+ * than those of the others in the set. */
+static struct flow_slot *find_slot(struct wg_gro *gro, const struct packet_shape *shape,
+                                   bool *found)
+{
+    struct flow_slot *set = gro->flows[flow_set(shape)], *oldest = set;
+
+    for (struct flow_slot *slot = set; slot < set + FLOW_WAYS; slot++) {
+        *found = slot->generation == gro->generation &&
+                 same_flow(&gro->frames[slot->frame].shape, shape);
+        if (*found)
+            return slot;
+        if (slot->generation != gro->generation)
+            oldest = slot;
+        else if (oldest->generation == gro->generation && slot->frame < oldest->frame)
+            oldest = slot;
+    }
+    return oldest;
+}
+
+/* ---- 2. join or begin ----------------------------------------------------------------------- */
+
+static bool ipv4_continues(const struct gro_frame *frame, const uint8_t *ip)
+{
+    const uint8_t *first = frame->shape.ip;
+    uint16_t step = (uint16_t)(wg_load_be16(ip + 4) - wg_load_be16(first + 4));
+    bool fragile = !(wg_load_be16(ip + 6) & IPV4_DF); /* may be fragmented, so the id matters */
+
+    if (ip[1] != first[1] || ip[8] != first[8] || memcmp(ip + 6, first + 6, 2) != 0)
+        return false;
+    if (frame->count == 1)
+        return step == 1 || (step == 0 && !fragile);
+    return step == (uint16_t)(frame->id_step * frame->count);
+}
+
+static bool ipv6_continues(const struct gro_frame *frame, const uint8_t *ip)
+{
+    const uint8_t *first = frame->shape.ip;
+
+    return memcmp(ip, first, 4) == 0 && ip[7] == first[7];
+}
+
+static bool tcp_continues(const struct gro_frame *frame, const struct packet_shape *shape)
+{
+    const uint8_t *first = frame->shape.ip + shape->transport, *tcp = shape->ip + shape->transport;
+    uint32_t given = frame->length - frame->shape.header_length;
+
+    return wg_load_be32(tcp + TCP_SEQUENCE) == wg_load_be32(first + TCP_SEQUENCE) + given &&
+           memcmp(tcp + TCP_ACK, first + TCP_ACK, 4) == 0 &&
+           memcmp(tcp + TCP_WINDOW, first + TCP_WINDOW, 2) == 0 &&
+           memcmp(tcp + TCP_URGENT, first + TCP_URGENT, 2) == 0 &&
+           memcmp(tcp + TCP_OPTIONS, first + TCP_OPTIONS,
+                  shape->header_length - shape->transport - TCP_OPTIONS) == 0;
+}
+
+static bool headers_continue(const struct gro_frame *frame, const struct packet_shape *shape)
+{
+    if (shape->header_length != frame->shape.header_length)
+        return false;
+    if (shape->protocol == IPPROTO_TCP && !tcp_continues(frame, shape))
+        return false;
+    return shape->transport == 20 ? ipv4_continues(frame, shape->ip)
+                                  : ipv6_continues(frame, shape->ip);
+}
+
+static bool frame_has_room(const struct gro_frame *frame, const struct packet_shape *shape)
+{
+    uint32_t most = shape->protocol == IPPROTO_UDP ? UDP_SEGMENTS_MAX : WG_GRO_SEGMENTS;
+
+    return frame->count < most && shape->payload <= frame->shape.payload &&
+           frame->length + shape->payload <= WG_FRAME_MAX;
+}
+
+static bool checksums_valid(const struct packet_shape *shape)
+{
+    uint32_t rest = shape->length - shape->transport;
+    uint64_t pseudo = wg_checksum_pseudo(shape->ip, shape->protocol, rest);
+
+    if (shape->transport == 20 && wg_checksum_fold(shape->ip, 20, 0) != UINT16_MAX)
+        return false;
+    return wg_checksum_fold(shape->ip + shape->transport, rest, pseudo) == UINT16_MAX;
+}
+
+static bool packet_continues(struct gro_frame *frame, const struct packet_shape *shape)
+{
+    if (!shape->joins || !frame_has_room(frame, shape) || !headers_continue(frame, shape))
+        return false;
+    if (!frame->verified)
+        frame->verified = checksums_valid(&frame->shape);
+    return frame->verified && checksums_valid(shape);
+}
+
+/* False: none may follow it in this frame. */
+static bool join_frame(struct wg_gro *gro, struct gro_frame *frame, uint32_t index,
+                       const struct packet_shape *shape)
+{
+    if (shape->transport == 20 && frame->count == 1)
+        frame->id_step =
+            (uint16_t)(wg_load_be16(shape->ip + 4) - wg_load_be16(frame->shape.ip + 4));
+    gro->packets[frame->last].next = index;
+    frame->last = index;
+    frame->count++;
+    frame->length += shape->payload;
+    frame->pushed = shape->ends;
+    return !shape->ends && shape->payload == frame->shape.payload;
+}
+
+static void begin_frame(struct wg_gro *gro, uint32_t index, const struct packet_shape *shape)
+{
+    gro->frames[gro->frame_count++] = (struct gro_frame){
+        .shape = *shape, .first = index, .last = index, .count = 1, .length = shape->length};
+}
+
+int wg_gro_add(struct wg_gro *gro, uint8_t *packet, uint32_t length)
+{
+    uint32_t index = gro->packet_count;
+    struct packet_shape shape;
+    struct flow_slot *slot;
+    enum flow_kind kind;
+    bool found, open;
+
+    if (index == WG_GRO_PACKETS)
+        return -ENOSPC;
+    gro->packets[gro->packet_count++] =
+        (struct chained_packet){.data = packet, .length = length, .next = NO_PACKET};
+    kind = read_shape(gro, &shape, packet, length);
+    if (kind == ANY_FLOW)
+        gro->generation++;
+    if (kind != ONE_FLOW) {
+        begin_frame(gro, index, &shape);
+        return 0;
+    }
+    slot = find_slot(gro, &shape, &found);
+    if (found && packet_continues(&gro->frames[slot->frame], &shape)) {
+        open = join_frame(gro, &gro->frames[slot->frame], index, &shape);
+    } else {
+        begin_frame(gro, index, &shape);
+        open = shape.joins && !shape.ends;
+        if (open)
+            *slot = (struct flow_slot){gro->generation, gro->frame_count - 1};
+    }
+    if (found && !open)
+        slot->generation = 0;
+    return 0;
+}
+
+/* ---- 3. frames out -------------------------------------------------------------------------- */
+
+/* Makes the first packet's headers those of the super-packet, and fills in the virtio_net_hdr. */
+static void merge_headers(struct wg_gro *gro, const struct gro_frame *frame)
+{
+    const struct packet_shape *shape = &frame->shape;
+    uint8_t *ip = gro->packets[frame->first].data, *transport = ip + shape->transport;
+    uint32_t rest = frame->length - shape->transport;
+    bool tcp = shape->protocol == IPPROTO_TCP;
+    uint32_t checksum = tcp ? TCP_CHECKSUM : UDP_CHECKSUM;
+
+    gro->saved_at = ip;
+    memcpy(gro->saved, ip, shape->length < HEADER_SAVED ? shape->length : HEADER_SAVED);
+    if (shape->transport == 20) {
+        wg_store_be16(ip + 2, (uint16_t)frame->length);
+        wg_store_be16(ip + 10, 0);
+        wg_store_be16(ip + 10, (uint16_t)~wg_checksum_fold(ip, 20, 0));
+    } else {
+        wg_store_be16(ip + 4, (uint16_t)rest);
+    }
+    if (tcp && frame->pushed)
+        transport[TCP_FLAGS + 1] |= FLAG_PSH;
+    if (!tcp)
+        wg_store_be16(transport + UDP_LENGTH, (uint16_t)rest);
+    wg_store_be16(transport + checksum,
+                  wg_checksum_fold(ip, 0, wg_checksum_pseudo(ip, shape->protocol, rest)));
+    gro->vnet = (struct virtio_net_hdr){
+        .flags = VIRTIO_NET_HDR_F_NEEDS_CSUM,
+        .gso_type = !tcp                     ? VIRTIO_NET_HDR_GSO_UDP_L4
+                    : shape->transport == 20 ? VIRTIO_NET_HDR_GSO_TCPV4
+                                             : VIRTIO_NET_HDR_GSO_TCPV6,
+        .hdr_len = (uint16_t)shape->header_length,
+        .gso_size = (uint16_t)shape->payload,
+        .csum_start = (uint16_t)shape->transport,
+        .csum_offset = (uint16_t)checksum,
+    };
+}
+
+static int put_vnet(struct wg_gro *gro, struct iovec *iov)
+{
+    if (!(gro->features & WG_FEATURE_VNET_HDR))
+        return 0;
+    iov[0] = (struct iovec){&gro->vnet, sizeof(gro->vnet)};
+    return 1;
+}
+
+int wg_gro_next(struct wg_gro *gro, struct iovec *iov, uint32_t *packets)
+{
+    const struct gro_frame *frame;
+    int count;
+
+    if (gro->frame_cursor == gro->frame_count)
+        return 0;
+    frame = &gro->frames[gro->frame_cursor++];
+    gro->single = frame->first;
+    gro->saved_at = NULL;
+    gro->vnet = (struct virtio_net_hdr){.gso_type = VIRTIO_NET_HDR_GSO_NONE};
+    if (frame->count > 1)
+        merge_headers(gro, frame);
+    *packets = frame->count;
+    count = put_vnet(gro, iov);
+    for (uint32_t i = frame->first, skip = 0; i != NO_PACKET; i = gro->packets[i].next) {
+        iov[count++] = (struct iovec){gro->packets[i].data + skip, gro->packets[i].length - skip};
+        skip = frame->shape.header_length;
+    }
+    return count;
+}
+
+int wg_gro_next_single(struct wg_gro *gro, struct iovec *iov)
+{
+    const struct chained_packet *packet;
+    int count;
+
+    if (gro->single == NO_PACKET)
+        return 0;
+    packet = &gro->packets[gro->single];
+    if (gro->saved_at)
+        memcpy(gro->saved_at, gro->saved,
+               packet->length < HEADER_SAVED ? packet->length : HEADER_SAVED);
+    gro->saved_at = NULL;
+    gro->vnet = (struct virtio_net_hdr){.gso_type = VIRTIO_NET_HDR_GSO_NONE};
+    gro->single = packet->next;
+    count = put_vnet(gro, iov);
+    iov[count++] = (struct iovec){packet->data, packet->length};
+    return count;
+}
+
+/* ---- the stage by itself -------------------------------------------------------------------- */
+
+struct frame_sink {
+    uint8_t *out;
+    size_t room;
+    uint32_t *lengths;
+    size_t max, count;
+};
+
+static int copy_frame(struct frame_sink *sink, const struct iovec *iov, int count)
+{
+    size_t length = 0;
+
+    if (sink->count == sink->max)
+        return -ENOSPC;
+    for (int i = 0; i < count; i++) {
+        if (iov[i].iov_len > sink->room)
+            return -ENOSPC;
+        memcpy(sink->out, iov[i].iov_base, iov[i].iov_len);
+        sink->out += iov[i].iov_len;
+        sink->room -= iov[i].iov_len;
+        length += iov[i].iov_len;
+    }
+    sink->lengths[sink->count++] = (uint32_t)length;
+    return 0;
+}
+
+static int drain_frames(struct wg_gro *gro, struct frame_sink *sink, bool apart)
+{
+    struct iovec iov[WG_GRO_SEGMENTS + 2];
+    uint32_t packets;
+    int count, error = 0;
+
+    while (!error && (count = wg_gro_next(gro, iov, &packets))) {
+        if (!apart)
+            error = copy_frame(sink, iov, count);
+        while (apart && !error && (count = wg_gro_next_single(gro, iov)))
+            error = copy_frame(sink, iov, count);
+    }
+    return error;
+}
+
+static ssize_t coalesce_batches(uint8_t *data, const uint32_t *lengths, size_t count,
+                                uint32_t features, struct frame_sink *sink, bool apart)
+{
+    struct wg_gro *gro = wg_gro_new();
+    int error = gro ? 0 : -ENOMEM;
+
+    for (size_t i = 0; i < count && !error; i++) {
+        if (i % WG_GRO_PACKETS == 0) {
+            error = drain_frames(gro, sink, apart);
+            wg_gro_reset(gro, features);
+        }
+        if (!error)
+            error = wg_gro_add(gro, data, lengths[i]);
+        data += lengths[i];
+    }
+    if (!error)
+        error = drain_frames(gro, sink, apart);
+    wg_gro_free(gro);
+    return error ? error : (ssize_t)sink->count;
+}
+
+ssize_t wg_gro_coalesce(uint8_t *data, const uint32_t *lengths, size_t count, uint32_t features,
+                        uint8_t *out, size_t out_size, uint32_t *frame_lengths, size_t max)
+{
+    struct frame_sink sink = {out, out_size, frame_lengths, max, 0};
+
+    return coalesce_batches(data, lengths, count, features, &sink, false);
+}
+
+ssize_t wg_gro_singles(uint8_t *data, const uint32_t *lengths, size_t count, uint32_t features,
+                       uint8_t *out, size_t out_size, uint32_t *frame_lengths, size_t max)
+{
+    struct frame_sink sink = {out, out_size, frame_lengths, max, 0};
+
+    return coalesce_batches(data, lengths, count, features, &sink, true);
+}

@@ -1,0 +1,412 @@
+/* Packets in: UDP -> TUN.  One thread, one long call (wg_receive_run).
+ *
+ *   1. poll        both sockets, and the wake eventfd (stop)
+ *   2. batch       recvmmsg: several trains of equal-size datagrams
+ *   3. classify    size and type; handshake messages with a right mac1 go to control
+ *   4. open        under the read lock: index -> keypair -> age -> AEAD in place -> replay
+ *   5. arrival     once per train and keypair: confirm the key, roam, stamp, ask for a rekey
+ *   6. inner       version, length, source against allowed IPs, ECN (RFC 6040)
+ *   7. write       outside the lock: coalesced frames to the TUN
+ *
+ * Every datagram is hostile until its tag is right, and its content even then. */
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+
+#include "internal.h"
+
+#define BATCHES_PER_POLL 16 /* so that one busy socket does not starve the other */
+#define IPV4_HEADER_LEN  20
+#define IPV6_HEADER_LEN  40
+#define ECN_MASK         3 /* RFC 3168, section 5 */
+#define ECN_ECT1         1
+#define ECN_ECT0         2
+#define ECN_CE           3
+
+struct receive_worker {
+    wg_device *device;
+    uint32_t index; /* of the worker */
+    uint64_t now_ns;
+    struct wg_udp_receiver *receiver;
+    struct wg_gro *gro;
+    struct wg_datagrams trains[WG_UDP_RECEIVE_SLOTS];
+};
+
+/* ---- 3. classify ----------------------------------------------------------------------------- */
+
+static uint32_t handshake_length(uint32_t type)
+{
+    switch (type) {
+    case WG_MESSAGE_INITIATION:
+        return WG_INITIATION_LEN;
+    case WG_MESSAGE_RESPONSE:
+        return WG_RESPONSE_LEN;
+    case WG_MESSAGE_COOKIE_REPLY:
+        return WG_COOKIE_REPLY_LEN;
+    default:
+        return 0;
+    }
+}
+
+/* The peer that a response or a cookie reply is for, by its receiver index; false: no index of
+ * ours. */
+static bool handshake_slot(wg_device *device, uint32_t type, const uint8_t *message, uint32_t *slot)
+{
+    *slot = WG_NO_SLOT;
+    if (type == WG_MESSAGE_INITIATION)
+        return true;
+    uint32_t offset = type == WG_MESSAGE_RESPONSE ? 8 : 4;
+    struct wg_index_entry *entry = wg_index_find(device, wg_load_le32(message + offset));
+    if (!entry || (type == WG_MESSAGE_RESPONSE && entry->keypair))
+        return false;
+    *slot = entry->peer->slot;
+    return true;
+}
+
+/* Garbage never reaches Python. */
+static void receive_handshake(struct receive_worker *worker, uint32_t type, const uint8_t *message,
+                              uint32_t length, const wg_endpoint *source)
+{
+    wg_device *device = worker->device;
+    uint32_t slot;
+
+    if (!handshake_slot(device, type, message, &slot)) {
+        wg_count(device, rx_unknown_index, 1);
+        return;
+    }
+    if (type != WG_MESSAGE_COOKIE_REPLY && !wg_mac1_valid(device, message, length)) {
+        wg_count(device, rx_bad_mac1, 1);
+        return;
+    }
+    wg_event_message(device, slot, source, message, length, worker->now_ns);
+}
+
+/* ---- 4. open --------------------------------------------------------------------------------- */
+
+static struct wg_keypair *receiving_keypair(struct receive_worker *worker, const uint8_t *message)
+{
+    struct wg_index_entry *entry = wg_index_find(worker->device, wg_load_le32(message + 4));
+
+    if (!entry || !entry->keypair) {
+        wg_count(worker->device, rx_unknown_index, 1);
+        return NULL;
+    }
+    if (wg_keypair_age_ns(entry->keypair, worker->now_ns) >= WG_SECONDS(WG_REJECT_AFTER_TIME_S)) {
+        wg_count(worker->device, rx_expired, 1);
+        return NULL;
+    }
+    return entry->keypair;
+}
+
+static bool replay_accepts(struct wg_keypair *keypair, uint64_t counter)
+{
+    pthread_spin_lock(&keypair->replay_lock);
+    bool accepted = wg_replay_accept(&keypair->replay, counter);
+    pthread_spin_unlock(&keypair->replay_lock);
+    return accepted;
+}
+
+/* In place: the payload ends up behind the transport header. */
+static bool open_message(struct receive_worker *worker, struct wg_keypair *keypair,
+                         uint8_t *message, uint32_t length)
+{
+    uint64_t counter = wg_load_le64(message + 8);
+    uint8_t *payload = message + WG_TRANSPORT_HEADER_LEN;
+
+    if (!wg_aead_open(&keypair->receive_key, worker->index, counter, payload, payload,
+                      length - WG_TRANSPORT_HEADER_LEN)) {
+        wg_count(worker->device, rx_bad_tag, 1);
+        return false;
+    }
+    if (!replay_accepts(keypair, counter)) {
+        wg_count(worker->device, rx_replayed, 1);
+        return false;
+    }
+    return true;
+}
+
+/* ---- 5. arrival ------------------------------------------------------------------------------ */
+
+struct arrival { /* what came in one train under one keypair */
+    struct wg_keypair *keypair;
+    uint64_t bytes; /* UDP payload */
+    bool data;      /* at least one message had a payload */
+};
+
+/* The responder's next key is in use from the first authenticated message on (6.3, kernel module).
+ */
+static void confirm_key(struct wg_keypair *keypair)
+{
+    if (keypair->peer->next == keypair && !atomic_exchange(&keypair->confirmed, true))
+        wg_event_pend(keypair->peer, WG_KEY_CONFIRMED);
+}
+
+/* 6.2: the initiator of an ageing session renews it even when it only receives; once per key. */
+static void rekey_on_receive(struct receive_worker *worker, struct wg_peer *peer)
+{
+    struct wg_keypair *current = peer->current;
+    uint64_t limit =
+        WG_SECONDS(WG_REJECT_AFTER_TIME_S - WG_KEEPALIVE_TIMEOUT_S - WG_REKEY_TIMEOUT_S);
+
+    if (current && current->initiator && atomic_load(&current->can_send) &&
+        wg_keypair_age_ns(current, worker->now_ns) >= limit &&
+        !atomic_exchange(&current->asked_last_minute, true))
+        wg_peer_ask_handshake(peer, worker->now_ns);
+}
+
+static void arrival_end(struct receive_worker *worker, struct arrival *arrival,
+                        const wg_endpoint *source)
+{
+    struct wg_keypair *keypair = arrival->keypair;
+
+    if (!keypair)
+        return;
+    confirm_key(keypair);
+    wg_peer_roam(keypair->peer, source);
+    wg_peer_stamp_received(keypair->peer, arrival->bytes, arrival->data, worker->now_ns);
+    rekey_on_receive(worker, keypair->peer);
+    arrival->keypair = NULL;
+}
+
+static void arrival_add(struct receive_worker *worker, struct arrival *arrival,
+                        struct wg_keypair *keypair, uint32_t length, const wg_endpoint *source)
+{
+    if (arrival->keypair != keypair) {
+        arrival_end(worker, arrival, source);
+        *arrival = (struct arrival){.keypair = keypair};
+    }
+    arrival->bytes += length;
+    arrival->data |= length > WG_TRANSPORT_OVERHEAD;
+}
+
+/* ---- 6. inner -------------------------------------------------------------------------------- */
+
+/* The IP packet's own length within the padded payload, or 0 when it is no IP packet. */
+static uint32_t inner_length(const uint8_t *ip, uint32_t padded)
+{
+    uint32_t length = 0, header = IPV4_HEADER_LEN;
+
+    if (padded >= IPV4_HEADER_LEN && ip[0] >> 4 == 4) {
+        length = wg_load_be16(ip + 2);
+    } else if (padded >= IPV6_HEADER_LEN && ip[0] >> 4 == 6) {
+        header = IPV6_HEADER_LEN;
+        length = wg_load_be16(ip + 4) + IPV6_HEADER_LEN;
+    }
+    return length >= header && length <= padded ? length : 0;
+}
+
+static bool source_allowed(const wg_device *device, const uint8_t *ip, const struct wg_peer *peer)
+{
+    const struct wg_allowedips *trie = &device->allowedips;
+
+    return peer == (ip[0] >> 4 == 4 ? wg_allowedips_find4(trie, ip + 12)
+                                    : wg_allowedips_find6(trie, ip + 8));
+}
+
+static uint8_t ecn_get(const uint8_t *ip)
+{
+    return ip[0] >> 4 == 4 ? ip[1] & ECN_MASK : (ip[1] >> 4) & ECN_MASK;
+}
+
+/* RFC 1624: HC' = ~(~HC + ~m + m'), m being the word with version, IHL and TOS. */
+static void ipv4_ecn_set(uint8_t *ip, uint8_t ecn)
+{
+    uint32_t old = wg_load_be16(ip);
+    uint32_t sum = (uint16_t)~wg_load_be16(ip + 10) + (uint32_t)(uint16_t)~old;
+
+    ip[1] = (uint8_t)((ip[1] & ~ECN_MASK) | ecn);
+    sum += wg_load_be16(ip);
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum = (sum & 0xffff) + (sum >> 16);
+    wg_store_be16(ip + 10, (uint16_t)~sum);
+}
+
+static void ecn_set(uint8_t *ip, uint8_t ecn)
+{
+    if (ip[0] >> 4 == 4)
+        ipv4_ecn_set(ip, ecn);
+    else
+        ip[1] = (uint8_t)((ip[1] & ~(ECN_MASK << 4)) | ecn << 4);
+}
+
+/* RFC 6040, section 4.2: marks on the outside move in; congestion on a packet that cannot carry the
+ * mark means drop. Returns false to drop. */
+static bool ecn_decapsulate(uint8_t *ip, uint8_t outer_tos)
+{
+    uint8_t inner = ecn_get(ip), outer = outer_tos & ECN_MASK;
+
+    if (wg_likely(outer < ECN_CE && outer != ECN_ECT1))
+        return true;
+    if (!inner)
+        return outer != ECN_CE;
+    if (outer > inner || (outer == ECN_ECT1 && inner == ECN_ECT0))
+        ecn_set(ip, outer);
+    return true;
+}
+
+static void receive_inner(struct receive_worker *worker, struct wg_peer *peer, uint8_t *ip,
+                          uint32_t padded, uint8_t outer_tos)
+{
+    wg_device *device = worker->device;
+    uint32_t length = inner_length(ip, padded);
+
+    if (!length) {
+        wg_count(device, rx_malformed, 1);
+        return;
+    }
+    if (!source_allowed(device, ip, peer)) {
+        wg_count(device, rx_not_allowed, 1);
+        return;
+    }
+    if (!ecn_decapsulate(ip, outer_tos)) {
+        wg_count(device, rx_malformed, 1);
+        return;
+    }
+    if (wg_gro_add(worker->gro, ip, length))
+        wg_count(device, rx_tun_errors, 1);
+}
+
+/* ---- 2. batch -------------------------------------------------------------------------------- */
+
+static void receive_transport(struct receive_worker *worker, struct arrival *arrival,
+                              uint8_t *message, uint32_t length, const struct wg_datagrams *train)
+{
+    struct wg_keypair *keypair = receiving_keypair(worker, message);
+
+    if (!keypair || !open_message(worker, keypair, message, length))
+        return;
+    arrival_add(worker, arrival, keypair, length, &train->source);
+    wg_count(worker->device, rx_packets, 1);
+    if (length > WG_TRANSPORT_OVERHEAD)
+        receive_inner(worker, keypair->peer, message + WG_TRANSPORT_HEADER_LEN,
+                      length - WG_TRANSPORT_OVERHEAD, train->tos);
+}
+
+static void receive_message(struct receive_worker *worker, struct arrival *arrival,
+                            uint8_t *message, uint32_t length, const struct wg_datagrams *train)
+{
+    uint32_t type = length >= 4 ? wg_load_le32(message) : 0;
+
+    if (type == WG_MESSAGE_TRANSPORT && length >= WG_TRANSPORT_OVERHEAD)
+        receive_transport(worker, arrival, message, length, train);
+    else if (type && length == handshake_length(type))
+        receive_handshake(worker, type, message, length, &train->source);
+    else
+        wg_count(worker->device, rx_invalid, 1);
+}
+
+static void receive_train(struct receive_worker *worker, const struct wg_datagrams *train)
+{
+    struct arrival arrival = {0};
+    uint32_t count = 0;
+
+    for (uint32_t at = 0; at < train->length; at += train->segment, count++) {
+        uint32_t left = train->length - at;
+        receive_message(worker, &arrival, train->data + at,
+                        left < train->segment ? left : train->segment, train);
+    }
+    arrival_end(worker, &arrival, &train->source);
+    wg_count(worker->device, rx_datagrams, count);
+}
+
+/* ---- 7. write -------------------------------------------------------------------------------- */
+
+/* Some kernels refuse coalesced frames with EINVAL: the same packets then go one by one. */
+static int write_singly(struct receive_worker *worker)
+{
+    struct iovec iov[WG_GRO_SEGMENTS + 2];
+    int error = 0, count;
+
+    while (error != -EBADFD && (count = wg_gro_next_single(worker->gro, iov)) > 0) {
+        error = wg_tun_write(worker->device->io.tun_fd, iov, count);
+        wg_count(worker->device, rx_tun_writes, 1);
+        if (error)
+            wg_count(worker->device, rx_tun_errors, 1);
+    }
+    return error;
+}
+
+/* Only a TUN that is gone is an error; EIO is a link that is down just now. */
+static int write_frames(struct receive_worker *worker)
+{
+    struct iovec iov[WG_GRO_SEGMENTS + 2];
+    uint32_t packets;
+    int error = 0, count;
+
+    while (error != -EBADFD && (count = wg_gro_next(worker->gro, iov, &packets)) > 0) {
+        error = wg_tun_write(worker->device->io.tun_fd, iov, count);
+        wg_count(worker->device, rx_tun_writes, 1);
+        if (error == -EINVAL && packets > 1)
+            error = write_singly(worker);
+        else if (error)
+            wg_count(worker->device, rx_tun_errors, packets);
+    }
+    return error == -EBADFD ? error : 0;
+}
+
+/* Returns the number of trains, -EAGAIN when the socket is empty, -EBADFD when the TUN is gone. Any
+ * other socket error is a report about some earlier datagram and says nothing about the socket. */
+static int receive_batch(struct receive_worker *worker, int fd)
+{
+    wg_device *device = worker->device;
+    int count = wg_udp_receive(worker->receiver, fd, worker->trains, WG_UDP_RECEIVE_SLOTS);
+
+    if (count <= 0)
+        return count == -EBADF ? count : -EAGAIN;
+    worker->now_ns = wg_device_now_ns(device);
+    wg_gro_reset(worker->gro, device->io.features);
+    pthread_rwlock_rdlock(&device->tables);
+    for (int i = 0; i < count; i++)
+        receive_train(worker, &worker->trains[i]);
+    pthread_rwlock_unlock(&device->tables);
+    wg_count(device, rx_calls, (uint64_t)count);
+    int error = write_frames(worker);
+    return error ? error : count;
+}
+
+/* ---- 1. poll --------------------------------------------------------------------------------- */
+
+static int receive_socket(struct receive_worker *worker, int fd)
+{
+    for (int i = 0; i < BATCHES_PER_POLL; i++) {
+        int count = receive_batch(worker, fd);
+        if (count < 0)
+            return count == -EAGAIN ? 0 : count;
+    }
+    return 0;
+}
+
+static int receive_loop(struct receive_worker *worker)
+{
+    wg_device *device = worker->device;
+    struct pollfd fds[3] = {{.fd = device->io.udp4_fd, .events = POLLIN},
+                            {.fd = device->io.udp6_fd, .events = POLLIN},
+                            {.fd = device->receive_wake_fd, .events = POLLIN}};
+
+    while (!atomic_load(&device->stopping)) {
+        if (poll(fds, 3, -1) < 0 && errno != EINTR)
+            return -errno;
+        for (int i = 0; i < 2; i++) {
+            int error = fds[i].fd >= 0 && fds[i].revents ? receive_socket(worker, fds[i].fd) : 0;
+            if (error)
+                return error;
+        }
+    }
+    return 0;
+}
+
+int wg_receive_run(wg_device *device, uint32_t worker_index)
+{
+    struct receive_worker worker = {.device = device, .index = worker_index};
+    int error = -ENOMEM;
+
+    if (worker_index >= WG_WORKERS)
+        return -EINVAL;
+    worker.receiver = wg_udp_receiver_new();
+    worker.gro = wg_gro_new();
+    if (worker.receiver && worker.gro)
+        error = receive_loop(&worker);
+    wg_udp_receiver_free(worker.receiver);
+    wg_gro_free(worker.gro);
+    return error;
+}

@@ -1,0 +1,398 @@
+/* Packets out: TUN -> UDP.  One thread, one long call (wg_send_run).
+ *
+ *   1. poll        the TUN, and the wake eventfd (kicks, stop)
+ *   2. kicked      peers that control kicked: send what is staged, or a keepalive
+ *   3. frame       read one frame (a packet or a super-packet) and begin to split it
+ *   4. route       under the read lock: allowed IPs -> peer -> endpoint -> sending keypair
+ *   5. stage       no keypair: keep the packets, ask control for a handshake
+ *   6. seal        packet by packet, from the frame into the sender's arena
+ *   7. flush       outside the lock, when the arena is full or the TUN is empty
+ *
+ * A frame is sealed in as many rounds as the arena needs; each round takes the lock and routes
+ * anew, so no pointer outlives a lock. */
+#include <errno.h>
+#include <openssl/crypto.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "internal.h"
+
+#define FRAMES_PER_BATCH 128
+#define PADDING_MULTIPLE 16 /* 5.4.6 */
+#define PADDING_MAX      (PADDING_MULTIPLE - 1)
+
+struct send_worker {
+    wg_device *device;
+    uint32_t index; /* of the worker */
+    uint64_t now_ns;
+    struct wg_udp_sender *sender;
+    uint8_t *frame; /* one TUN frame, and room for the last packet's padding */
+};
+
+struct outgoing { /* one frame on its way */
+    struct wg_gso gso;
+    uint8_t destination[16]; /* inner; splitting writes over the frame's own headers */
+    uint8_t ecn;
+};
+
+enum outcome { DONE, NO_ROOM };
+
+/* Payload is padded to 16 bytes, but never beyond the tunnel's MTU, so that padding alone cannot
+ * make the outer packet too long (5.4.6). A super-packet's segments count as packets of their own.
+ */
+static uint32_t padded_length(uint32_t length, uint32_t mtu)
+{
+    uint32_t last = mtu && length > mtu ? length % mtu : length;
+    uint32_t padded = (last + PADDING_MAX) & ~(uint32_t)PADDING_MAX;
+
+    if (mtu && padded > mtu)
+        padded = mtu;
+    return length + (padded > last ? padded - last : 0);
+}
+
+/* ---- 6. seal --------------------------------------------------------------------------------- */
+
+struct sealing { /* what all messages of one round share */
+    struct wg_peer *peer;
+    struct wg_keypair *keypair;
+    wg_endpoint to;
+    uint64_t counter; /* of the next message */
+    uint64_t bytes;   /* UDP payload so far */
+    uint32_t mtu;
+    bool gso;
+};
+
+static bool gso_allowed(const struct send_worker *worker, struct wg_peer *peer, uint32_t length)
+{
+    uint32_t refused = atomic_load_explicit(&peer->gso_refused, memory_order_relaxed);
+    uint32_t features = atomic_load_explicit(&worker->device->features, memory_order_relaxed);
+
+    return features & WG_FEATURE_UDP_GSO && (!refused || length < refused);
+}
+
+/* plaintext has room for the padding behind it; what stands there is put back. */
+static void seal_packet(struct send_worker *worker, struct sealing *sealing, uint8_t *plaintext,
+                        uint32_t length, uint8_t ecn)
+{
+    uint32_t padded = padded_length(length, sealing->mtu);
+    uint32_t message = padded + WG_TRANSPORT_OVERHEAD;
+    uint8_t *out = wg_udp_next(worker->sender);
+    uint8_t behind[PADDING_MAX];
+
+    memcpy(behind, plaintext + length, padded - length);
+    memset(plaintext + length, 0, padded - length);
+    wg_store_le32(out, WG_MESSAGE_TRANSPORT);
+    wg_store_le32(out + 4, sealing->keypair->remote_index);
+    wg_store_le64(out + 8, sealing->counter);
+    wg_aead_seal(&sealing->keypair->send_key, worker->index, sealing->counter,
+                 out + WG_TRANSPORT_HEADER_LEN, plaintext, padded);
+    memcpy(plaintext + length, behind, padded - length);
+    wg_udp_commit(worker->sender, message, sealing->peer->slot, &sealing->to, ecn,
+                  sealing->gso && gso_allowed(worker, sealing->peer, message));
+    sealing->counter++;
+    sealing->bytes += message;
+}
+
+/* Takes count nonces. False, and none taken that could be used: the keypair is used up (6.1). */
+static bool sealing_begin(struct send_worker *worker, struct sealing *sealing, struct wg_peer *peer,
+                          struct wg_keypair *keypair, uint32_t count)
+{
+    *sealing = (struct sealing){
+        .peer = peer,
+        .keypair = keypair,
+        .to = wg_peer_endpoint(peer),
+        .counter = atomic_fetch_add_explicit(&keypair->send_counter, count, memory_order_relaxed),
+        .mtu = atomic_load_explicit(&worker->device->mtu, memory_order_relaxed),
+        .gso = true,
+    };
+    return sealing->counter <= WG_REJECT_AFTER_MESSAGES - count;
+}
+
+static bool should_rekey(const struct wg_keypair *keypair, uint64_t counter, uint64_t now_ns)
+{
+    return counter > WG_REKEY_AFTER_MESSAGES ||
+           (keypair->initiator &&
+            wg_keypair_age_ns(keypair, now_ns) >= WG_SECONDS(WG_REKEY_AFTER_TIME_S));
+}
+
+static void sealing_end(struct send_worker *worker, struct sealing *sealing, bool data)
+{
+    wg_peer_stamp_sent(sealing->peer, sealing->bytes, data, worker->now_ns);
+    if (should_rekey(sealing->keypair, sealing->counter, worker->now_ns))
+        wg_peer_ask_handshake(sealing->peer, worker->now_ns);
+}
+
+/* ---- 5. stage -------------------------------------------------------------------------------- */
+
+static void staged_drop_oldest(struct wg_peer *peer)
+{
+    wg_staged_free(wg_staged_pop(peer));
+    wg_count(peer->device, tx_staged_dropped, 1);
+}
+
+/* A packet that finds no memory is dropped like one pushed out. */
+static void stage_packet(struct wg_peer *peer, const uint8_t *packet, uint32_t length, uint8_t ecn)
+{
+    struct wg_staged *staged = malloc(sizeof(*staged) + length + PADDING_MAX);
+
+    if (!staged) {
+        wg_count(peer->device, tx_staged_dropped, 1);
+        return;
+    }
+    *staged = (struct wg_staged){.length = length, .ecn = ecn};
+    memcpy(staged->data, packet, length);
+    memset(staged->data + length, 0, PADDING_MAX);
+    pthread_mutex_lock(&peer->staged_lock);
+    while (peer->staged_count && (peer->staged_count >= WG_STAGED_MAX ||
+                                  peer->staged_bytes + length > WG_STAGED_MAX_BYTES))
+        staged_drop_oldest(peer);
+    wg_staged_push(peer, staged);
+    pthread_mutex_unlock(&peer->staged_lock);
+}
+
+static void stage_frame(struct send_worker *worker, struct wg_peer *peer, struct outgoing *frame)
+{
+    struct wg_packet packet;
+
+    while (wg_gso_next(&frame->gso, &packet))
+        stage_packet(peer, packet.data, packet.length, frame->ecn);
+    wg_peer_ask_handshake(peer, worker->now_ns);
+}
+
+static uint32_t message_length_max(uint32_t packet_length)
+{
+    return packet_length + PADDING_MAX + WG_TRANSPORT_OVERHEAD;
+}
+
+static void send_staged_packet(struct send_worker *worker, struct wg_peer *peer,
+                               struct wg_keypair *keypair, struct wg_staged *staged)
+{
+    struct sealing sealing;
+
+    if (!sealing_begin(worker, &sealing, peer, keypair, 1))
+        return;
+    seal_packet(worker, &sealing, staged->data, staged->length, staged->ecn);
+    sealing_end(worker, &sealing, staged->length > 0);
+    if (staged->length)
+        wg_count(worker->device, tx_packets, 1);
+}
+
+static enum outcome send_staged(struct send_worker *worker, struct wg_peer *peer,
+                                struct wg_keypair *keypair)
+{
+    enum outcome outcome = DONE;
+
+    pthread_mutex_lock(&peer->staged_lock);
+    while (peer->staged_first) {
+        if (!wg_udp_room(worker->sender, message_length_max(peer->staged_first->length))) {
+            outcome = NO_ROOM;
+            break;
+        }
+        struct wg_staged *staged = wg_staged_pop(peer);
+        send_staged_packet(worker, peer, keypair, staged);
+        wg_staged_free(staged);
+    }
+    pthread_mutex_unlock(&peer->staged_lock);
+    return outcome;
+}
+
+/* ---- 4. route -------------------------------------------------------------------------------- */
+
+/* Kernel WireGuard answers both kinds of drop with an ICMP unreachable; its place is here. */
+static struct wg_peer *route_frame(struct send_worker *worker, const struct outgoing *frame)
+{
+    const struct wg_allowedips *trie = &worker->device->allowedips;
+    struct wg_peer *peer = frame->gso.version == 4 ? wg_allowedips_find4(trie, frame->destination)
+                                                   : wg_allowedips_find6(trie, frame->destination);
+    if (!peer) {
+        wg_count(worker->device, tx_no_peer, 1);
+        return NULL;
+    }
+    if (!wg_peer_endpoint(peer).family) {
+        wg_count(worker->device, tx_no_endpoint, 1);
+        return NULL;
+    }
+    return peer;
+}
+
+static enum outcome seal_frame(struct send_worker *worker, struct wg_peer *peer,
+                               struct wg_keypair *keypair, struct outgoing *frame)
+{
+    struct wg_gso *gso = &frame->gso;
+    uint32_t left = gso->count - gso->index;
+    uint32_t room = wg_udp_room(worker->sender, message_length_max(wg_gso_packet_length(gso)));
+    uint32_t count = room < left ? room : left;
+    struct sealing sealing;
+    struct wg_packet packet;
+
+    if (!count)
+        return NO_ROOM;
+    if (!sealing_begin(worker, &sealing, peer, keypair, count)) {
+        wg_peer_ask_handshake(peer, worker->now_ns);
+        return DONE;
+    }
+    for (uint32_t i = 0; i < count && wg_gso_next(gso, &packet); i++)
+        seal_packet(worker, &sealing, packet.data, packet.length, frame->ecn);
+    sealing_end(worker, &sealing, true);
+    wg_count(worker->device, tx_packets, count);
+    return count < left ? NO_ROOM : DONE;
+}
+
+/* One round under the read lock. */
+static enum outcome send_frame_round(struct send_worker *worker, struct outgoing *frame)
+{
+    struct wg_peer *peer = route_frame(worker, frame);
+
+    if (!peer)
+        return DONE;
+    struct wg_keypair *keypair = wg_keypair_sending(peer, worker->now_ns);
+    if (!keypair) {
+        stage_frame(worker, peer, frame);
+        return DONE;
+    }
+    if (atomic_load_explicit(&peer->staged_count, memory_order_acquire) &&
+        send_staged(worker, peer, keypair) == NO_ROOM)
+        return NO_ROOM;
+    return seal_frame(worker, peer, keypair, frame);
+}
+
+/* ---- 3. frame -------------------------------------------------------------------------------- */
+
+static bool frame_begin(struct send_worker *worker, struct outgoing *frame, size_t length)
+{
+    if (wg_gso_begin(&frame->gso, worker->frame, length, worker->device->io.features))
+        return false;
+    const uint8_t *ip = frame->gso.ip;
+    bool v4 = frame->gso.version == 4;
+    memcpy(frame->destination, ip + (v4 ? 16 : 24), v4 ? 4 : 16);
+    frame->ecn = v4 ? ip[1] & 3 : (ip[1] >> 4) & 3;
+    return true;
+}
+
+static void send_frame(struct send_worker *worker, size_t length)
+{
+    wg_device *device = worker->device;
+    struct outgoing frame;
+    enum outcome outcome;
+
+    wg_count(device, tx_frames, 1);
+    if (!frame_begin(worker, &frame, length)) {
+        wg_count(device, tx_invalid, 1);
+        return;
+    }
+    do {
+        pthread_rwlock_rdlock(&device->tables);
+        outcome = send_frame_round(worker, &frame);
+        pthread_rwlock_unlock(&device->tables);
+        if (outcome == NO_ROOM)
+            wg_udp_flush(device, worker->sender);
+    } while (outcome == NO_ROOM);
+}
+
+/* Reads and seals until the TUN is empty or the batch is full. */
+static int send_frames(struct send_worker *worker)
+{
+    for (int i = 0; i < FRAMES_PER_BATCH; i++) {
+        ssize_t length =
+            wg_tun_read(worker->device->io.tun_fd, worker->frame, WG_VNET_HDR_LEN + WG_FRAME_MAX);
+        if (length < 0)
+            return (int)length;
+        send_frame(worker, (size_t)length);
+    }
+    return 0;
+}
+
+/* ---- 2. kicked ------------------------------------------------------------------------------- */
+
+static enum outcome send_kicked_peer(struct send_worker *worker, struct wg_peer *peer,
+                                     uint32_t kinds)
+{
+    if (kinds & WG_KICK_KEEPALIVE && !atomic_load(&peer->staged_count))
+        stage_packet(peer, worker->frame, 0, 0); /* empty: a keepalive */
+    if (!atomic_load(&peer->staged_count) || !wg_peer_endpoint(peer).family)
+        return DONE;
+    struct wg_keypair *keypair = wg_keypair_sending(peer, worker->now_ns);
+    if (!keypair) {
+        wg_peer_ask_handshake(peer, worker->now_ns);
+        return DONE;
+    }
+    return send_staged(worker, peer, keypair);
+}
+
+static void send_kicked(struct send_worker *worker)
+{
+    wg_device *device = worker->device;
+    struct wg_peer *peer;
+
+    do {
+        uint32_t kinds, slot = WG_NO_SLOT;
+        enum outcome outcome = DONE;
+
+        pthread_rwlock_rdlock(&device->tables);
+        peer = wg_kick_take(device, &kinds);
+        if (peer) {
+            slot = peer->slot;
+            outcome = send_kicked_peer(worker, peer, kinds);
+        }
+        pthread_rwlock_unlock(&device->tables);
+        if (outcome == NO_ROOM) {
+            wg_udp_flush(device, worker->sender);
+            wg_peer_kick(device, slot, WG_KICK_STAGED); /* the rest, in its next turn */
+        }
+    } while (peer);
+}
+
+/* ---- 1. poll --------------------------------------------------------------------------------- */
+
+static int send_wait(struct send_worker *worker)
+{
+    wg_device *device = worker->device;
+    struct pollfd fds[2] = {{.fd = device->io.tun_fd, .events = POLLIN},
+                            {.fd = device->send_wake_fd, .events = POLLIN}};
+
+    if (poll(fds, 2, -1) < 0 && errno != EINTR)
+        return -errno;
+    if (fds[1].revents)
+        wg_wake_drain(device->send_wake_fd);
+    if (atomic_load(&device->stopping))
+        wg_wake(device->send_wake_fd); /* the wake-up of every worker: leave it for the others */
+    return 0;
+}
+
+static int send_loop(struct send_worker *worker)
+{
+    wg_device *device = worker->device;
+    int error = 0;
+
+    while (!atomic_load(&device->stopping)) {
+        if (error == -EAGAIN && (error = send_wait(worker)))
+            return error;
+        worker->now_ns = wg_device_now_ns(device);
+        send_kicked(worker);
+        error = send_frames(worker);
+        wg_udp_flush(device, worker->sender);
+        if (error && error != -EAGAIN)
+            return error;
+    }
+    return 0;
+}
+
+int wg_send_run(wg_device *device, uint32_t worker_index)
+{
+    struct send_worker worker = {.device = device, .index = worker_index};
+    size_t frame_size = WG_VNET_HDR_LEN + WG_FRAME_MAX + PADDING_MULTIPLE;
+    int error = -ENOMEM;
+
+    if (worker_index >= WG_WORKERS)
+        return -EINVAL;
+    worker.frame = calloc(1, frame_size);
+    worker.sender = wg_udp_sender_new();
+    if (worker.frame && worker.sender)
+        error = send_loop(&worker);
+    wg_udp_sender_free(worker.sender);
+    if (worker.frame)
+        OPENSSL_cleanse(worker.frame, frame_size);
+    free(worker.frame);
+    return error;
+}

@@ -1,0 +1,536 @@
+/* UDP datagrams in and out, many per system call.
+ *
+ * Out: sealed messages are laid back to back in one arena.  Messages that follow each other to one
+ * endpoint with one size form a run; a run leaves as one UDP_SEGMENT send (udp(7)), several runs as
+ * one sendmmsg.  In: recvmmsg with UDP_GRO, each message a train of equal-size datagrams.
+ *
+ * Where the kernel surprises:
+ * - UDP_SEGMENT without transmit checksum offload on the egress device gives EIO.
+ * - A segment above the route's MTU gives EINVAL before about Linux 6.14, EMSGSIZE after.
+ * - A source address that is no longer ours gives EINVAL; it looks the same as the case above. */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/udp.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+
+#include "internal.h"
+
+#ifndef UDP_SEGMENT
+#define UDP_SEGMENT 103
+#endif
+#ifndef UDP_GRO
+#define UDP_GRO 104
+#endif
+
+#define ARENA_LEN        (256 * 1024)
+#define RUNS_MAX         512
+#define RUN_SEGMENTS_MAX 64    /* UDP_MAX_SEGMENTS of kernels before 6.9 */
+#define RUN_BYTES_MAX    65507 /* largest IPv4 UDP payload; IPv6 allows 20 more */
+#define CONTROL_LEN                                                                                \
+    (CMSG_SPACE(sizeof(struct in6_pktinfo)) + 2 * CMSG_SPACE(sizeof(int)) +                        \
+     CMSG_SPACE(sizeof(uint16_t)))
+
+union sockaddr_any {
+    struct sockaddr sa;
+    struct sockaddr_in v4;
+    struct sockaddr_in6 v6;
+};
+
+union control {
+    struct cmsghdr align;
+    uint8_t bytes[CONTROL_LEN];
+};
+
+/* ---- endpoints ------------------------------------------------------------------------------- */
+
+static socklen_t endpoint_to_sockaddr(const wg_endpoint *endpoint, union sockaddr_any *out)
+{
+    memset(out, 0, sizeof(*out));
+    if (endpoint->family == AF_INET) {
+        out->v4.sin_family = AF_INET;
+        out->v4.sin_port = htons(endpoint->port);
+        memcpy(&out->v4.sin_addr, endpoint->addr, 4);
+        return sizeof(out->v4);
+    }
+    out->v6.sin6_family = AF_INET6;
+    out->v6.sin6_port = htons(endpoint->port);
+    memcpy(&out->v6.sin6_addr, endpoint->addr, 16);
+    out->v6.sin6_scope_id = endpoint->scope_id;
+    return sizeof(out->v6);
+}
+
+static void endpoint_from_sockaddr(const union sockaddr_any *from, wg_endpoint *out)
+{
+    memset(out, 0, sizeof(*out));
+    out->family = from->sa.sa_family;
+    if (out->family == AF_INET) {
+        out->port = ntohs(from->v4.sin_port);
+        memcpy(out->addr, &from->v4.sin_addr, 4);
+    } else if (out->family == AF_INET6) {
+        out->port = ntohs(from->v6.sin6_port);
+        memcpy(out->addr, &from->v6.sin6_addr, 16);
+        out->scope_id = from->v6.sin6_scope_id;
+    }
+}
+
+static bool endpoint_has_source(const wg_endpoint *endpoint)
+{
+    static const uint8_t none[16];
+    return memcmp(endpoint->source, none, sizeof(none)) != 0;
+}
+
+static void endpoint_clear_source(wg_endpoint *endpoint)
+{
+    memset(endpoint->source, 0, sizeof(endpoint->source));
+    endpoint->source_ifindex = 0;
+}
+
+/* ---- control messages ------------------------------------------------------------------------ */
+
+static struct cmsghdr *control_put(struct msghdr *msg, struct cmsghdr *at, int level, int type,
+                                   const void *value, size_t length)
+{
+    at->cmsg_level = level;
+    at->cmsg_type = type;
+    at->cmsg_len = CMSG_LEN(length);
+    memcpy(CMSG_DATA(at), value, length);
+    msg->msg_controllen += CMSG_SPACE(length);
+    return (struct cmsghdr *)((uint8_t *)at + CMSG_SPACE(length));
+}
+
+static struct cmsghdr *control_put_source(struct msghdr *msg, struct cmsghdr *at,
+                                          const wg_endpoint *to)
+{
+    if (to->family == AF_INET) {
+        struct in_pktinfo info = {.ipi_ifindex = (int)to->source_ifindex};
+        memcpy(&info.ipi_spec_dst, to->source, 4);
+        return control_put(msg, at, IPPROTO_IP, IP_PKTINFO, &info, sizeof(info));
+    }
+    struct in6_pktinfo info = {.ipi6_ifindex = to->source_ifindex};
+    memcpy(&info.ipi6_addr, to->source, 16);
+    return control_put(msg, at, IPPROTO_IPV6, IPV6_PKTINFO, &info, sizeof(info));
+}
+
+/* Source, TOS and segment size, each only when it says something: an empty control is no control.
+ */
+static void message_set_control(struct msghdr *msg, union control *control, const wg_endpoint *to,
+                                uint8_t tos, uint16_t segment)
+{
+    struct cmsghdr *at = &control->align;
+
+    msg->msg_control = control;
+    msg->msg_controllen = 0;
+    if (endpoint_has_source(to))
+        at = control_put_source(msg, at, to);
+    if (tos) {
+        int value = tos;
+        bool v4 = to->family == AF_INET;
+        at = control_put(msg, at, v4 ? IPPROTO_IP : IPPROTO_IPV6, v4 ? IP_TOS : IPV6_TCLASS, &value,
+                         sizeof(value));
+    }
+    if (segment)
+        control_put(msg, at, IPPROTO_UDP, UDP_SEGMENT, &segment, sizeof(segment));
+    if (!msg->msg_controllen)
+        msg->msg_control = NULL;
+}
+
+static void control_read(const struct cmsghdr *at, struct wg_datagrams *out)
+{
+    if (at->cmsg_level == IPPROTO_UDP && at->cmsg_type == UDP_GRO) {
+        int segment;
+        memcpy(&segment, CMSG_DATA(at), sizeof(segment));
+        if (segment > 0)
+            out->segment = (uint32_t)segment;
+    } else if (at->cmsg_level == IPPROTO_IP && at->cmsg_type == IP_PKTINFO) {
+        struct in_pktinfo info;
+        memcpy(&info, CMSG_DATA(at), sizeof(info));
+        memcpy(out->source.source, &info.ipi_spec_dst, 4);
+        out->source.source_ifindex = (uint32_t)info.ipi_ifindex;
+    } else if (at->cmsg_level == IPPROTO_IPV6 && at->cmsg_type == IPV6_PKTINFO) {
+        struct in6_pktinfo info;
+        memcpy(&info, CMSG_DATA(at), sizeof(info));
+        memcpy(out->source.source, &info.ipi6_addr, 16);
+        out->source.source_ifindex = info.ipi6_ifindex;
+    } else if (at->cmsg_level == IPPROTO_IP && at->cmsg_type == IP_TOS) {
+        out->tos = *CMSG_DATA(at);
+    } else if (at->cmsg_level == IPPROTO_IPV6 && at->cmsg_type == IPV6_TCLASS) {
+        int tclass;
+        memcpy(&tclass, CMSG_DATA(at), sizeof(tclass));
+        out->tos = (uint8_t)tclass;
+    }
+}
+
+/* ---- out ------------------------------------------------------------------------------------- */
+
+struct run {
+    uint32_t offset;  /* of the first message in the arena */
+    uint32_t length;  /* bytes of all messages */
+    uint32_t segment; /* bytes of each message but the last */
+    uint32_t count;   /* messages */
+    uint32_t slot;    /* peer */
+    uint8_t tos;
+    bool open; /* another message may follow */
+    wg_endpoint to;
+};
+
+struct wg_udp_sender {
+    uint8_t *arena; /* ARENA_LEN bytes, prefaulted */
+    uint32_t used;  /* bytes of the arena */
+    uint32_t runs_used;
+    struct run runs[RUNS_MAX];
+    struct mmsghdr messages[RUNS_MAX]; /* built at flush */
+    struct iovec iov[RUNS_MAX];
+    union sockaddr_any names[RUNS_MAX];
+    union control controls[RUNS_MAX];
+};
+
+/* A page fault costs more than a packet: map and touch everything at start. */
+static void *pages_new(size_t length)
+{
+    void *pages = mmap(NULL, length, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+    return pages == MAP_FAILED ? NULL : pages;
+}
+
+struct wg_udp_sender *wg_udp_sender_new(void)
+{
+    struct wg_udp_sender *sender = calloc(1, sizeof(*sender));
+
+    if (!sender)
+        return NULL;
+    sender->arena = pages_new(ARENA_LEN);
+    if (!sender->arena) {
+        free(sender);
+        return NULL;
+    }
+    return sender;
+}
+
+void wg_udp_sender_free(struct wg_udp_sender *sender)
+{
+    if (!sender)
+        return;
+    munmap(sender->arena, ARENA_LEN);
+    free(sender);
+}
+
+uint32_t wg_udp_room(const struct wg_udp_sender *sender, uint32_t length)
+{
+    uint32_t by_bytes = (ARENA_LEN - sender->used) / length;
+    uint32_t by_runs = RUNS_MAX - sender->runs_used;
+    return by_bytes < by_runs ? by_bytes : by_runs;
+}
+
+uint8_t *wg_udp_next(struct wg_udp_sender *sender) { return sender->arena + sender->used; }
+
+static bool run_takes(const struct run *run, uint32_t length, uint32_t slot, const wg_endpoint *to,
+                      uint8_t tos)
+{
+    return run->open && run->slot == slot && run->tos == tos && length <= run->segment &&
+           run->count < RUN_SEGMENTS_MAX && run->length + length <= RUN_BYTES_MAX &&
+           memcmp(&run->to, to, sizeof(*to)) == 0;
+}
+
+void wg_udp_commit(struct wg_udp_sender *sender, uint32_t length, uint32_t slot,
+                   const wg_endpoint *to, uint8_t tos, bool gso)
+{
+    struct run *run = sender->runs + sender->runs_used - 1;
+
+    if (gso && sender->runs_used && run_takes(run, length, slot, to, tos)) {
+        run->length += length;
+        run->count++;
+        run->open = length == run->segment;
+    } else {
+        sender->runs[sender->runs_used++] = (struct run){.offset = sender->used,
+                                                         .length = length,
+                                                         .segment = length,
+                                                         .count = 1,
+                                                         .slot = slot,
+                                                         .tos = tos,
+                                                         .open = gso,
+                                                         .to = *to};
+    }
+    sender->used += length;
+}
+
+static int endpoint_fd(const wg_device *device, const wg_endpoint *to)
+{
+    return to->family == AF_INET ? device->io.udp4_fd : device->io.udp6_fd;
+}
+
+static void message_build(struct wg_udp_sender *sender, uint32_t i, const struct run *run,
+                          uint32_t offset, uint32_t length, uint32_t segment)
+{
+    struct msghdr *msg = &sender->messages[i].msg_hdr;
+
+    sender->iov[i] = (struct iovec){.iov_base = sender->arena + offset, .iov_len = length};
+    *msg = (struct msghdr){.msg_name = &sender->names[i],
+                           .msg_namelen = endpoint_to_sockaddr(&run->to, &sender->names[i]),
+                           .msg_iov = &sender->iov[i],
+                           .msg_iovlen = 1};
+    message_set_control(msg, &sender->controls[i], &run->to, run->tos, (uint16_t)segment);
+}
+
+/* Sends messages[0..count) with as few calls as it takes; returns how many went before an error,
+ * and that error (or 0) in *error. */
+static uint32_t messages_send(struct wg_udp_sender *sender, int fd, uint32_t first, uint32_t count,
+                              int *error)
+{
+    uint32_t sent = 0;
+
+    *error = 0;
+    while (sent < count) {
+        int n = sendmmsg(fd, sender->messages + first + sent, count - sent, 0);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0) {
+            *error = n < 0 ? errno : EIO;
+            break;
+        }
+        sent += (uint32_t)n;
+    }
+    return sent;
+}
+
+/* The peer's cached source is stale: forget it, unless it changed meanwhile. */
+static void peer_forget_source(wg_device *device, const struct run *run)
+{
+    pthread_rwlock_rdlock(&device->tables);
+    struct wg_peer *peer = wg_peer_find(device, run->slot);
+    if (peer) {
+        pthread_spin_lock(&peer->endpoint_lock);
+        if (memcmp(peer->endpoint.source, run->to.source, sizeof(run->to.source)) == 0)
+            endpoint_clear_source(&peer->endpoint);
+        pthread_spin_unlock(&peer->endpoint_lock);
+    }
+    pthread_rwlock_unlock(&device->tables);
+}
+
+/* Segments of this size do not fit the route to the peer: stop batching them for this session. */
+static void peer_refuse_gso(wg_device *device, const struct run *run)
+{
+    pthread_rwlock_rdlock(&device->tables);
+    struct wg_peer *peer = wg_peer_find(device, run->slot);
+    if (peer)
+        atomic_store_explicit(&peer->gso_refused, run->segment, memory_order_relaxed);
+    pthread_rwlock_unlock(&device->tables);
+}
+
+/* Each message of the run by itself; a message that the kernel refuses is dropped and counted. */
+static void run_send_singly(wg_device *device, struct wg_udp_sender *sender, const struct run *run,
+                            uint32_t scratch)
+{
+    uint32_t end = run->offset + run->length;
+
+    for (uint32_t at = run->offset; at < end; at += run->segment) {
+        uint32_t length = end - at < run->segment ? end - at : run->segment;
+        int error;
+
+        message_build(sender, scratch, run, at, length, 0);
+        if (messages_send(sender, endpoint_fd(device, &run->to), scratch, 1, &error) == 1)
+            wg_count(device, tx_calls, 1);
+        else
+            wg_count(device, tx_send_errors, 1);
+    }
+}
+
+static bool is_stale_source(int error) { return error == EINVAL || error == EADDRNOTAVAIL; }
+static bool is_too_long(int error) { return error == EINVAL || error == EMSGSIZE; }
+
+/* The kernel refused the run: do what is left to try, weakest remedy first.  i is its message. */
+static void run_recover(wg_device *device, struct wg_udp_sender *sender, struct run *run,
+                        uint32_t i, int error)
+{
+    if (endpoint_has_source(&run->to) && is_stale_source(error)) {
+        peer_forget_source(device, run);
+        endpoint_clear_source(&run->to);
+        message_build(sender, i, run, run->offset, run->length, run->count > 1 ? run->segment : 0);
+        if (messages_send(sender, endpoint_fd(device, &run->to), i, 1, &error) == 1)
+            return;
+    }
+    if (run->count > 1 && (error == EIO || is_too_long(error))) {
+        if (error == EIO)
+            atomic_fetch_and(&device->features, ~(uint32_t)WG_FEATURE_UDP_GSO);
+        else
+            peer_refuse_gso(device, run);
+        run_send_singly(device, sender, run, i);
+        return;
+    }
+    wg_count(device, tx_send_errors, run->count);
+}
+
+/* Runs first..first+count, all of one family. */
+static void runs_send(wg_device *device, struct wg_udp_sender *sender, uint32_t first,
+                      uint32_t count)
+{
+    int fd = endpoint_fd(device, &sender->runs[first].to);
+    uint32_t end = first + count;
+
+    while (first < end) {
+        int error;
+        uint32_t sent = messages_send(sender, fd, first, end - first, &error);
+        wg_count(device, tx_calls, sent);
+        first += sent;
+        if (error) {
+            run_recover(device, sender, &sender->runs[first], first, error);
+            first++;
+        }
+    }
+}
+
+void wg_udp_flush(wg_device *device, struct wg_udp_sender *sender)
+{
+    uint32_t first = 0, datagrams = 0;
+
+    for (uint32_t i = 0; i < sender->runs_used; i++) {
+        struct run *run = &sender->runs[i];
+        message_build(sender, i, run, run->offset, run->length, run->count > 1 ? run->segment : 0);
+        datagrams += run->count;
+    }
+    while (first < sender->runs_used) {
+        uint32_t count = 1;
+        while (first + count < sender->runs_used &&
+               sender->runs[first + count].to.family == sender->runs[first].to.family)
+            count++;
+        runs_send(device, sender, first, count);
+        first += count;
+    }
+    wg_count(device, tx_datagrams, datagrams);
+    sender->runs_used = 0;
+    sender->used = 0;
+}
+
+/* ---- out, from control ------------------------------------------------------------------------
+ */
+
+static int message_send_once(const wg_device *device, const wg_endpoint *to, const uint8_t *data,
+                             uint32_t length, uint8_t tos)
+{
+    union sockaddr_any name;
+    union control control;
+    struct iovec iov = {.iov_base = (void *)(uintptr_t)data, .iov_len = length};
+    struct msghdr msg = {.msg_name = &name, .msg_iov = &iov, .msg_iovlen = 1};
+
+    msg.msg_namelen = endpoint_to_sockaddr(to, &name);
+    message_set_control(&msg, &control, to, tos, 0);
+    return sendmsg(endpoint_fd(device, to), &msg, MSG_DONTWAIT) < 0 ? -errno : 0;
+}
+
+static int message_endpoint(wg_device *device, uint32_t slot, const wg_endpoint *to,
+                            wg_endpoint *out)
+{
+    if (to) {
+        *out = *to;
+    } else {
+        struct wg_peer *peer = wg_peer_find(device, slot);
+        if (!peer)
+            return -ENOENT;
+        *out = wg_peer_endpoint(peer);
+    }
+    return out->family ? 0 : -EDESTADDRREQ;
+}
+
+int wg_message_send(wg_device *device, uint32_t slot, const wg_endpoint *to, const uint8_t *data,
+                    uint32_t length, uint8_t tos, uint64_t now_ns)
+{
+    /* Control is the only writer of the tables, so it reads them without the lock. */
+    struct wg_peer *peer = slot == WG_NO_SLOT ? NULL : wg_peer_find(device, slot);
+    wg_endpoint endpoint;
+    int error = message_endpoint(device, slot, to, &endpoint);
+
+    if (error)
+        return error;
+    error = message_send_once(device, &endpoint, data, length, tos);
+    if (error && endpoint_has_source(&endpoint) && is_stale_source(-error)) {
+        endpoint_clear_source(&endpoint);
+        if (peer)
+            wg_peer_clear_source(device, slot);
+        error = message_send_once(device, &endpoint, data, length, tos);
+    }
+    if (error)
+        wg_count(device, tx_send_errors, 1);
+    else if (peer)
+        wg_peer_stamp_sent(peer, length, false, now_ns);
+    return error;
+}
+
+/* ---- in -------------------------------------------------------------------------------------- */
+
+struct wg_udp_receiver {
+    uint8_t *buffers; /* WG_UDP_RECEIVE_SLOTS of WG_UDP_BUFFER_LEN, prefaulted */
+    struct mmsghdr messages[WG_UDP_RECEIVE_SLOTS];
+    struct iovec iov[WG_UDP_RECEIVE_SLOTS];
+    union sockaddr_any names[WG_UDP_RECEIVE_SLOTS];
+    union control controls[WG_UDP_RECEIVE_SLOTS];
+};
+
+struct wg_udp_receiver *wg_udp_receiver_new(void)
+{
+    struct wg_udp_receiver *receiver = calloc(1, sizeof(*receiver));
+
+    if (!receiver)
+        return NULL;
+    receiver->buffers = pages_new((size_t)WG_UDP_RECEIVE_SLOTS * WG_UDP_BUFFER_LEN);
+    if (!receiver->buffers) {
+        free(receiver);
+        return NULL;
+    }
+    return receiver;
+}
+
+void wg_udp_receiver_free(struct wg_udp_receiver *receiver)
+{
+    if (!receiver)
+        return;
+    munmap(receiver->buffers, (size_t)WG_UDP_RECEIVE_SLOTS * WG_UDP_BUFFER_LEN);
+    free(receiver);
+}
+
+/* The kernel overwrites lengths and flags at each call, so every slot is prepared anew. */
+static void slots_prepare(struct wg_udp_receiver *receiver, int count)
+{
+    for (int i = 0; i < count; i++) {
+        receiver->iov[i] =
+            (struct iovec){.iov_base = receiver->buffers + (size_t)i * WG_UDP_BUFFER_LEN,
+                           .iov_len = WG_UDP_BUFFER_LEN};
+        receiver->messages[i].msg_hdr = (struct msghdr){.msg_name = &receiver->names[i],
+                                                        .msg_namelen = sizeof(receiver->names[i]),
+                                                        .msg_iov = &receiver->iov[i],
+                                                        .msg_iovlen = 1,
+                                                        .msg_control = &receiver->controls[i],
+                                                        .msg_controllen = CONTROL_LEN};
+    }
+}
+
+static void slot_read(struct wg_udp_receiver *receiver, int i, struct wg_datagrams *out)
+{
+    struct msghdr *msg = &receiver->messages[i].msg_hdr;
+
+    out->data = receiver->iov[i].iov_base;
+    out->length = msg->msg_flags & MSG_TRUNC ? 0 : receiver->messages[i].msg_len;
+    out->segment = out->length ? out->length : 1;
+    out->tos = 0;
+    endpoint_from_sockaddr(&receiver->names[i], &out->source);
+    for (struct cmsghdr *at = CMSG_FIRSTHDR(msg); at; at = CMSG_NXTHDR(msg, at))
+        control_read(at, out);
+}
+
+int wg_udp_receive(struct wg_udp_receiver *receiver, int fd, struct wg_datagrams *out, int max)
+{
+    int count;
+
+    if (max > WG_UDP_RECEIVE_SLOTS)
+        max = WG_UDP_RECEIVE_SLOTS;
+    slots_prepare(receiver, max);
+    do {
+        count = recvmmsg(fd, receiver->messages, (unsigned int)max, MSG_DONTWAIT, NULL);
+    } while (count < 0 && errno == EINTR);
+    if (count < 0)
+        return -errno;
+    for (int i = 0; i < count; i++)
+        slot_read(receiver, i, &out[i]);
+    return count;
+}
