@@ -23,10 +23,10 @@ class AllowedIP(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """An outside address: 4 or 16 bytes in network order, UDP port, IPv6 zone as an interface index.
+    """An outside address: 4 or 16 bytes in network order, UDP port, IPv6 zone as an ifindex.
 
-    `source` and `source_ifindex` are the local address and interface on which it reached us, empty and 0
-    when unknown (sticky source); they are not part of its identity.
+    `source` and `source_ifindex` are the local address and interface on which it reached us, empty
+    and 0 when unknown (sticky source); they are not part of its identity.
     """
 
     address: bytes
@@ -77,7 +77,7 @@ class PeerSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class DeviceSnapshot:
-    """A device as `wg show` sees it; private_key is zero when there is none, peers in order of creation."""
+    """A device as `wg show` sees it: private_key zero for none, peers in order of creation."""
 
     private_key: bytes = field(repr=False)
     listen_port: int

@@ -1,0 +1,86 @@
+"""Imports follow the arrows of ARCHITECTURE.md, never upward; only plane.py touches the C core."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PLANE, CORE = "wgpy.dataplane.plane", "wgpy.dataplane._core"
+
+# The arrows; a module may import whatever it reaches by them.
+ARROWS: dict[str, set[str]] = {
+    "wgpy.__main__": {"wgpy.cli"},
+    "wgpy.cli": {"wgpy.daemon", "wgpy"},
+    "wgpy.daemon": {"wgpy.device", "wgpy.uapi.server", "wgpy.sockets", "wgpy.tun", "wgpy.link"},
+    "wgpy.device": {"wgpy.peer", "wgpy.ratelimiter"},
+    "wgpy.peer": {"wgpy.noise", "wgpy.cookie", "wgpy.timers", PLANE},
+    "wgpy.noise": {"wgpy.messages", "wgpy.tai64n"},
+    "wgpy.cookie": {"wgpy.messages"},
+    "wgpy.messages": {"wgpy.config", "wgpy.errors"},
+    "wgpy.timers": {PLANE},
+    "wgpy.uapi.server": {"wgpy.uapi.protocol"},
+    "wgpy.uapi.protocol": {"wgpy.config", "wgpy.errors"},
+    "wgpy.sockets": {PLANE},
+    "wgpy.link": {"wgpy.tun"},
+    "wgpy.tun": {PLANE},
+    "wgpy.ratelimiter": {"wgpy.config"},
+    PLANE: {"wgpy.config", "wgpy.errors", CORE},
+}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in sorted((ROOT / "wgpy").rglob("*.py"))}
+
+
+def imported_names(tree: ast.AST) -> Iterator[str]:
+    """Absolute names, a relative import with its dots, wherever in the file they stand."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            for alias in node.names:
+                submodule = f"{module}.{alias.name}"
+                yield submodule if submodule in {*MODULES, CORE} else module
+
+
+def imports_of(module: str) -> set[str]:
+    return set(imported_names(ast.parse(MODULES[module].read_text())))
+
+
+def reachable(module: str) -> set[str]:
+    seen: set[str] = set()
+    waiting = [module]
+    while waiting:
+        arrows = ARROWS.get(waiting.pop(), set()) - seen
+        seen |= arrows
+        waiting.extend(arrows)
+    return seen
+
+
+def test_the_arrows_make_no_circle() -> None:
+    assert [module for module in ARROWS if module in reachable(module)] == []
+
+
+def test_every_arrow_joins_modules_that_exist() -> None:
+    ends = {*ARROWS, *(end for ends in ARROWS.values() for end in ends)}
+    assert ends - {*MODULES, CORE} == set()
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_downward(module: str) -> None:
+    ours = {name for name in imports_of(module) if name.startswith(("wgpy", "."))}
+    allowed = reachable(module) - ({CORE} if module != PLANE else set())
+    assert ours - allowed == set()
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_only_the_builder_imports_cffi(module: str) -> None:
+    uses_cffi = any(name.split(".")[0] == "cffi" for name in imports_of(module))
+    assert uses_cffi == (module == "wgpy.dataplane.build")

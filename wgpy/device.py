@@ -1,0 +1,449 @@
+"""The device: who we are, who the peers are, and what happens to them.
+
+One way in for each thing: `configure` for requests, `snapshot` for questions, `up` and `down` for
+the link, `on_events` for what C has to tell.  All run on the control thread and none of them waits.
+
+A handshake message is judged in this order (5.3): size, type and mac1 in C; under load mac2, or
+else a cookie reply, then a rate per source; the handshake itself last, for it is what costs.
+"""
+
+import errno
+import logging
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable
+from itertools import chain
+from typing import Final, Protocol
+
+from wgpy.config import (
+    KEY_LEN,
+    ZERO_KEY,
+    AllowedIP,
+    DeviceChange,
+    DeviceSnapshot,
+    Endpoint,
+    PeerChange,
+)
+from wgpy.cookie import CookieChecker, mac1_key
+from wgpy.dataplane.plane import (
+    EVENT_RING,
+    MAX_PEERS,
+    MessageEvent,
+    PendingEvent,
+    Plane,
+    PlaneIO,
+)
+from wgpy.errors import BadMessage, ConfigError
+from wgpy.messages import MessageType
+from wgpy.noise import RemoteStatic, StaticKey, read_initiation_untrusted
+from wgpy.peer import Handle, Peer, Scheduler, Surroundings
+from wgpy.ratelimiter import LoadGauge, RateLimiter
+
+__all__ = ["BoundSockets", "Device", "Handle", "OpenSockets", "Scheduler"]
+
+# Implementation constants.
+EVENTS_PER_TURN: Final = 64  # handled before others on the control thread have their turn
+BACKLOG: Final = EVENT_RING // 8  # messages taken from C but not handled: enough to see load by
+COOKIE_REPLY_TOS: Final = 0
+
+_logger = logging.getLogger("wgpy.device")
+
+
+class BoundSockets(Protocol):
+    """The open UDP sockets of a device."""
+
+    @property
+    def port(self) -> int:
+        """The port that they are bound to."""
+
+    @property
+    def udp4_fd(self) -> int:
+        """The IPv4 socket, -1 if there is none."""
+
+    @property
+    def udp6_fd(self) -> int:
+        """The IPv6 socket, -1 if there is none."""
+
+    @property
+    def features(self) -> int:
+        """What they are able to do: WG_FEATURE_UDP_GSO and WG_FEATURE_UDP_GRO."""
+
+    def set_fwmark(self, fwmark: int) -> None:
+        """Mark what they send, 0 for no mark; OSError when that is not permitted."""
+
+    def close(self) -> None:
+        """Close them."""
+
+
+class OpenSockets(Protocol):
+    """Opens UDP sockets (wgpy.sockets.open_sockets)."""
+
+    def __call__(self, port: int, fwmark: int) -> BoundSockets:
+        """Bind to a port, 0 for any; OSError when it is in use or the mark is not permitted."""
+
+
+class Device:
+    """A WireGuard interface.  The plane and the TUN descriptor are borrowed."""
+
+    def __init__(
+        self,
+        plane: Plane,
+        open_sockets: OpenSockets,
+        scheduler: Scheduler,
+        tun_fd: int,
+        tun_features: int,
+        *,
+        wall_clock: Callable[[], int] = time.time_ns,
+        randbelow: Callable[[int], int] = secrets.randbelow,
+    ) -> None:
+        """Start without identity and peers, and down.
+
+        `tun_features` are WG_FEATURE bits; `wall_clock` gives Unix nanoseconds, `randbelow(n)` a
+        random integer from 0 to n - 1.
+        """
+        self._plane = plane
+        self._open_sockets = open_sockets
+        self._tun_fd = tun_fd
+        self._tun_features = tun_features
+        self._around = Surroundings(plane, scheduler, wall_clock, randbelow)
+
+        self._private_key = ZERO_KEY
+        self._identity: StaticKey | None = None
+        self._cookies: CookieChecker | None = None  # as long as there is an identity
+        self._listen_port = 0
+        self._fwmark = 0
+        self._peers: dict[bytes, Peer] = {}  # by public key, in order of creation
+        self._peers_by_slot: dict[int, Peer] = {}
+
+        self._up = False
+        self._bound: BoundSockets | None = None  # None while down, or when up() found no port
+
+        self._pending: deque[PendingEvent] = deque()
+        self._messages: deque[MessageEvent] = deque()
+        self._turn: Handle | None = None
+        self._load = LoadGauge()
+        self._limiter = RateLimiter()
+        self._bad_messages = 0
+
+    @property
+    def bad_messages(self) -> int:
+        """How many handshake messages were refused as not genuine."""
+        return self._bad_messages
+
+    # ---- link --------------------------------------------------------------------------------
+
+    def up(self) -> None:
+        """Open the sockets and begin to carry traffic.  Nothing happens if it is up already.
+
+        If the port is in use, an error is logged and traffic waits for a listen port that is free.
+        """
+        if self._up:
+            return
+        self._up = True
+        try:
+            bound = self._open_sockets(self._listen_port, self._fwmark)
+        except OSError as error:
+            _logger.error("cannot listen on UDP port %d: %s", self._listen_port, error.strerror)
+            return
+        self._listen_on(bound)
+
+    def down(self) -> None:
+        """Stop all traffic, close the sockets, forget every session and handshake."""
+        self._up = False
+        self._pending.clear()
+        self._messages.clear()
+        self._cancel_turn()
+        if self._bound is None:
+            return
+        self._plane.stop()
+        self._bound.close()
+        self._bound = None
+        for peer in self._peers.values():
+            peer.stop()
+
+    def close(self) -> None:
+        """Go down, and forget the peers and who we are."""
+        self.down()
+        for peer in list(self._peers.values()):
+            self._remove_peer(peer)
+        self._become(ZERO_KEY)
+
+    def _listen_on(self, bound: BoundSockets) -> None:
+        """Carry traffic over these sockets, instead of over those before, if any."""
+        if self._bound is not None:
+            self._plane.stop()
+            self._bound.close()
+        self._bound = bound
+        self._listen_port = bound.port
+        features = self._tun_features | bound.features
+        self._plane.start(PlaneIO(self._tun_fd, bound.udp4_fd, bound.udp6_fd, features))
+        self._start_peers()
+
+    def _start_peers(self) -> None:
+        if self._bound is None:
+            return
+        now_ns = self._plane.now_ns()
+        for peer in self._peers.values():
+            if not peer.running:
+                peer.start(now_ns)
+
+    # ---- snapshot ----------------------------------------------------------------------------
+
+    def snapshot(self) -> DeviceSnapshot:
+        """Return the state of the device and of all peers."""
+        return DeviceSnapshot(
+            private_key=self._private_key,
+            listen_port=self._listen_port,
+            fwmark=self._fwmark,
+            peers=tuple(peer.snapshot() for peer in self._peers.values()),
+        )
+
+    # ---- configure ---------------------------------------------------------------------------
+
+    def configure(self, change: DeviceChange) -> None:
+        """Apply a request as a whole.
+
+        ConfigError when it cannot be applied, and then nothing of it is.  Everything that can fail
+        comes before anything changes.
+        """
+        _refuse_invalid(change)
+        self._refuse_too_many_peers(change)
+        bound = self._prepare_sockets(change)
+
+        self._apply_sockets(change, bound)
+        if change.replace_peers:
+            for peer in list(self._peers.values()):
+                self._remove_peer(peer)
+        if change.private_key is not None:
+            self._become(change.private_key)
+        now_ns = self._plane.now_ns()
+        for section in change.peers:
+            self._apply_peer(section, now_ns)
+        self._start_peers()  # those that are new
+
+    def _refuse_too_many_peers(self, change: DeviceChange) -> None:
+        kept = 0 if change.replace_peers else len(self._peers)
+        if kept + len(change.peers) <= MAX_PEERS:
+            return
+        keys = set() if change.replace_peers else set(self._peers)
+        keys.update(section.public_key for section in change.peers if not section.update_only)
+        if len(keys) > MAX_PEERS:
+            raise ConfigError(errno.ENOMEM, f"more than {MAX_PEERS} peers")
+
+    def _prepare_sockets(self, change: DeviceChange) -> BoundSockets | None:
+        """Do what can fail of a new port or mark; -> new sockets, if the port changes while up."""
+        fwmark = self._fwmark if change.fwmark is None else change.fwmark
+        try:
+            if self._needs_new_sockets(change):
+                assert change.listen_port is not None, "else no new sockets are needed"
+                return self._open_sockets(change.listen_port, fwmark)
+            if self._bound is not None and fwmark != self._fwmark:
+                self._bound.set_fwmark(fwmark)
+        except OSError as error:
+            code = error.errno or errno.EIO
+            raise ConfigError(code, f"cannot set up the UDP sockets: {error.strerror}") from error
+        return None
+
+    def _needs_new_sockets(self, change: DeviceChange) -> bool:
+        if change.listen_port is None or not self._up:
+            return False
+        return self._bound is None or change.listen_port != self._listen_port
+
+    def _apply_sockets(self, change: DeviceChange, bound: BoundSockets | None) -> None:
+        before = (self._listen_port, self._fwmark)
+        if change.fwmark is not None:
+            self._fwmark = change.fwmark
+        if bound is not None:
+            self._listen_on(bound)
+        elif change.listen_port is not None:
+            self._listen_port = change.listen_port
+        if (self._listen_port, self._fwmark) != before:
+            for peer in self._peers.values():
+                self._plane.clear_source(peer.slot)
+
+    def _become(self, private_key: bytes) -> None:
+        """Take another identity; the same is no change."""
+        if private_key == self._private_key:
+            return
+        self._private_key = private_key
+        self._identity = None if private_key == ZERO_KEY else StaticKey(private_key)
+        self._cookies = None
+        public_key = None
+        if self._identity is not None:
+            public_key = self._identity.public_key
+            self._cookies = CookieChecker(public_key)
+            if public_key in self._peers:
+                self._remove_peer(self._peers[public_key])
+        self._plane.set_mac1_key(None if public_key is None else mac1_key(public_key))
+        for peer in self._peers.values():
+            peer.set_identity(self._identity)
+
+    def _apply_peer(self, section: PeerChange, now_ns: int) -> None:
+        peer = self._peers.get(section.public_key)
+        if section.remove:
+            if peer is not None:
+                self._remove_peer(peer)
+            return
+        if peer is None:
+            if section.update_only or self._is_ourselves(section.public_key):
+                return
+            peer = self._add_peer(section.public_key)
+        self._edit_peer(peer, section, now_ns)
+
+    def _edit_peer(self, peer: Peer, section: PeerChange, now_ns: int) -> None:
+        if section.preshared_key is not None:
+            peer.preshared_key = section.preshared_key
+        if section.endpoint is not None:
+            peer.set_endpoint(section.endpoint)
+        if section.replace_allowed_ips:
+            self._plane.clear_allowed_ips(peer.slot)
+        if section.allowed_ips:
+            self._plane.change_allowed_ips(peer.slot, section.allowed_ips)
+        if section.persistent_keepalive_s is not None:
+            peer.set_persistent_keepalive(section.persistent_keepalive_s, now_ns)
+        peer.send_staged()
+
+    def _is_ourselves(self, public_key: bytes) -> bool:
+        return self._identity is not None and self._identity.public_key == public_key
+
+    def _add_peer(self, public_key: bytes) -> Peer:
+        peer = Peer(public_key, self._identity, self._around)
+        self._peers[public_key] = peer
+        self._peers_by_slot[peer.slot] = peer
+        return peer
+
+    def _remove_peer(self, peer: Peer) -> None:
+        del self._peers[peer.public_key]
+        del self._peers_by_slot[peer.slot]
+        peer.close()
+
+    # ---- events ------------------------------------------------------------------------------
+
+    def on_events(self) -> None:
+        """Handle what C has to tell, up to EVENTS_PER_TURN; the rest in the next turn of the loop.
+
+        Call it when the plane's event_fd is readable.
+        """
+        self._cancel_turn()
+        now_ns = self._plane.now_ns()
+        self._take_events()
+        under_load = self._load.observe(len(self._messages), EVENT_RING, now_ns)
+        for _ in range(EVENTS_PER_TURN):
+            if self._pending:
+                self._handle_pending(self._pending.popleft(), now_ns)
+            elif self._messages:
+                self._handle_message(self._messages.popleft(), under_load, now_ns)
+            else:
+                break
+        if self._pending or self._messages:
+            self._turn = self._around.scheduler.call_at(now_ns, self.on_events)
+
+    def _take_events(self) -> None:
+        """Fill the two queues, within bounds.  What stays in C keeps event_fd readable."""
+        room = BACKLOG - len(self._messages)
+        if self._pending or room == 0:
+            return
+        for event in self._plane.take_events(room):
+            if not self._up:
+                continue  # left over from before
+            if isinstance(event, PendingEvent):
+                self._pending.append(event)
+            else:
+                self._messages.append(event)
+
+    def _cancel_turn(self) -> None:
+        if self._turn is not None:
+            self._turn.cancel()
+            self._turn = None
+
+    def _handle_pending(self, event: PendingEvent, now_ns: int) -> None:
+        peer = self._peers_by_slot.get(event.slot)
+        if peer is None:
+            return
+        if event.key_confirmed:
+            peer.confirm_key()
+        if event.want_handshake:
+            peer.want_handshake(now_ns)
+        if event.timer_armed:
+            peer.run_timers(now_ns)
+
+    # ---- handshake messages ------------------------------------------------------------------
+
+    def _handle_message(self, event: MessageEvent, under_load: bool, now_ns: int) -> None:
+        try:
+            self._handle_message_untrusted(event, under_load, now_ns)
+        except BadMessage as error:
+            self._bad_messages += 1
+            _logger.debug("handshake message refused: %s", error)
+
+    def _handle_message_untrusted(self, event: MessageEvent, under_load: bool, now_ns: int) -> None:
+        if self._identity is None or self._cookies is None:
+            raise BadMessage("no private key is set")
+        kind = event.data[0]
+        if kind == MessageType.COOKIE_REPLY:
+            self._addressee(event).take_cookie(event.data, now_ns)
+        elif under_load and not self._admit(self._cookies, event, now_ns):
+            return
+        elif kind == MessageType.INITIATION:
+            initiation = read_initiation_untrusted(self._identity, event.data, self._find_remote)
+            peer = self._peers[initiation.public_key]
+            peer.answer(initiation, event.source, len(event.data), now_ns)
+        else:
+            self._addressee(event).finish(event.data, event.source, now_ns)
+
+    def _addressee(self, event: MessageEvent) -> Peer:
+        peer = None if event.slot is None else self._peers_by_slot.get(event.slot)
+        if peer is None:
+            raise BadMessage("message for a peer that is gone")
+        return peer
+
+    def _find_remote(self, public_key: bytes) -> RemoteStatic | None:
+        peer = self._peers.get(public_key)
+        return None if peer is None else peer.remote_static()
+
+    def _admit(self, cookies: CookieChecker, event: MessageEvent, now_ns: int) -> bool:
+        """Under load, tell whether a message is worth its cost; its sender may get a cookie."""
+        source = event.source.address + event.source.port.to_bytes(2, "big")
+        if cookies.mac2_valid(event.data, source, now_ns):
+            return self._limiter.allow(event.source.address, now_ns)
+        reply = cookies.reply(event.data, source, now_ns)
+        try:
+            self._plane.send_message(None, event.source, reply, COOKIE_REPLY_TOS, now_ns)
+        except OSError as error:
+            _logger.debug("cookie reply not sent: %s", error)
+        return False
+
+
+# ---- what a request may hold ---------------------------------------------------------------------
+
+
+def _refuse_invalid(change: DeviceChange) -> None:
+    """Raise ConfigError unless everything in the request can be applied."""
+    peers = change.peers
+    keys = chain.from_iterable((peer.public_key, peer.preshared_key) for peer in peers)
+    for key in chain([change.private_key], keys):
+        _require(key is None or len(key) == KEY_LEN, "a key is 32 bytes")
+    _require(_fits(change.listen_port, 16), "a port is 0 to 65535")
+    _require(_fits(change.fwmark, 32), "a mark has 32 bits")
+    for peer in peers:
+        _require(_fits(peer.persistent_keepalive_s, 16), "a keepalive interval is 0 to 65535")
+        _require(peer.endpoint is None or _is_endpoint(peer.endpoint), "no endpoint")
+        _require(all(map(_is_prefix, peer.allowed_ips)), "no IP prefix")
+
+
+def _require(condition: bool, reason: str) -> None:
+    if not condition:
+        raise ConfigError(errno.EINVAL, reason)
+
+
+def _fits(value: int | None, bits: int) -> bool:
+    return value is None or 0 <= value < 1 << bits
+
+
+def _is_endpoint(endpoint: Endpoint) -> bool:
+    return len(endpoint.address) in (4, 16) and _fits(endpoint.port, 16)
+
+
+def _is_prefix(prefix: AllowedIP) -> bool:
+    return len(prefix.address) in (4, 16) and 0 <= prefix.cidr <= 8 * len(prefix.address)

@@ -1,0 +1,391 @@
+"""One peer: its keys, its handshake and its timers.  Packets, sessions and counters are in C.
+
+A handshake message of ours opens the way at most once per REKEY_TIMEOUT: `gate`, which C knows too,
+so that traffic without a session asks only when there is something to be done.
+
+Unlike the kernel, our own initiation stays open while we answer the peer's: when both sides start
+at once, both sessions come to be, and nobody waits for a retry.
+"""
+
+import logging
+from base64 import b64encode
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from wgpy.config import ZERO_KEY, Endpoint, PeerSnapshot
+from wgpy.cookie import CookieGenerator
+from wgpy.dataplane.plane import Plane, Session
+from wgpy.errors import BadMessage
+from wgpy.noise import (
+    Initiation,
+    InitiatorState,
+    RemoteStatic,
+    StaticKey,
+    TransportKeys,
+    read_response_untrusted,
+    write_initiation,
+    write_response,
+)
+from wgpy.tai64n import tai64n
+from wgpy.timers import NS_PER_S, REKEY_TIMEOUT_NS, Action, Timers
+
+# Implementation constants, as the Linux kernel has them.
+HANDSHAKE_TOS: Final = 0x88  # AF41: handshakes should get through when data does not
+INITIATION_INTERVAL_NS: Final = NS_PER_S // 50  # a peer's initiations are read at most so often
+
+_logger = logging.getLogger("wgpy.device")
+
+
+class Handle(Protocol):
+    """A call that was scheduled."""
+
+    def cancel(self) -> None:
+        """Do not call."""
+
+
+class Scheduler(Protocol):
+    """What runs callbacks later, on the control thread."""
+
+    def call_at(self, when_ns: int, callback: Callable[[], None]) -> Handle:
+        """Call once the plane's clock shows `when_ns`, never before this returns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all peers of a device share."""
+
+    plane: Plane
+    scheduler: Scheduler
+    wall_clock: Callable[[], int]  # Unix time in nanoseconds
+    randbelow: Callable[[int], int]  # n -> a random integer from 0 to n - 1
+
+
+class Peer:
+    """A peer in a slot of the data plane.  `now_ns` is the plane's clock everywhere."""
+
+    __slots__ = (
+        "_around",
+        "_cookies",
+        "_deadline_ns",
+        "_gate_ns",
+        "_greatest_timestamp",
+        "_handle",
+        "_initiator",
+        "_last_initiation_ns",
+        "_local",
+        "_plane",
+        "_remote",
+        "_running",
+        "_timers",
+        "last_handshake_ns",
+        "preshared_key",
+        "public_key",
+        "slot",
+    )
+
+    public_key: bytes
+    slot: int
+    preshared_key: bytes  # ZERO_KEY: none
+    last_handshake_ns: int  # wall clock; 0: never
+
+    def __init__(self, public_key: bytes, local: StaticKey | None, around: Surroundings) -> None:
+        """Take a slot in the data plane; `local` is our identity, if there is one."""
+        self.public_key = public_key
+        self.preshared_key = ZERO_KEY
+        self.last_handshake_ns = 0
+        self._around = around
+        self._plane = around.plane
+        self._local = local
+        self._remote: RemoteStatic | None = None
+        self._cookies = CookieGenerator(public_key)
+        self._initiator: InitiatorState | None = None
+        self._greatest_timestamp = b""
+        self._last_initiation_ns: int | None = None
+        self._gate_ns = 0
+        self._timers = Timers(around.randbelow)
+        self._deadline_ns: int | None = None
+        self._handle: Handle | None = None
+        self._running = False
+        self.slot = self._plane.add_peer()
+
+    def __str__(self) -> str:
+        """Return enough of the public key to tell peers apart in a log."""
+        text = b64encode(self.public_key).decode()
+        return f"{text[:4]}…{text[-5:-1]}"
+
+    # ---- configuration -----------------------------------------------------------------------
+
+    def remote_static(self) -> RemoteStatic:
+        """Return the peer's identity with our shared secret, which is computed at its first use.
+
+        BadMessage when the public key is of low order, or while we have no identity.
+        """
+        if self._local is None:
+            raise BadMessage("no private key is set")
+        if self._remote is None:
+            self._remote = RemoteStatic(self.public_key, self._local.exchange(self.public_key))
+        return self._remote
+
+    def set_identity(self, local: StaticKey | None) -> None:
+        """Become somebody else: sessions end, and a handshake may start at once."""
+        self._local = local
+        self._remote = None
+        self._plane.expire_keypairs(self.slot)
+        self._forget_handshake()
+        self._set_gate(0)
+
+    def set_endpoint(self, endpoint: Endpoint) -> None:
+        """Send to this address from now on, from whichever address of ours."""
+        self._plane.set_endpoint(self.slot, endpoint)
+
+    def set_persistent_keepalive(self, seconds: int, now_ns: int) -> None:
+        """Set the interval; switching it on (0 is off) sends a first keepalive at once."""
+        switched_on = seconds and not self._timers.persistent_keepalive_s
+        self._timers.persistent_keepalive_s = seconds
+        if not self._running:
+            return
+        if switched_on:
+            self._send_persistent_keepalive(now_ns)
+        self._arm()
+
+    def snapshot(self) -> PeerSnapshot:
+        """Return what `wg show` tells of the peer."""
+        stats = self._plane.stats(self.slot)
+        return PeerSnapshot(
+            public_key=self.public_key,
+            preshared_key=self.preshared_key,
+            endpoint=stats.endpoint,
+            last_handshake_ns=self.last_handshake_ns,
+            tx_bytes=stats.tx_bytes,
+            rx_bytes=stats.rx_bytes,
+            persistent_keepalive_s=self._timers.persistent_keepalive_s,
+            allowed_ips=tuple(self._plane.allowed_ips(self.slot)),
+        )
+
+    # ---- life --------------------------------------------------------------------------------
+
+    @property
+    def running(self) -> bool:
+        """Whether the link is up: between start and stop."""
+        return self._running
+
+    def start(self, now_ns: int) -> None:
+        """Begin to take part in traffic, with a keepalive if it is to be persistent."""
+        self._running = True
+        if self._timers.persistent_keepalive_s:
+            self._send_persistent_keepalive(now_ns)
+            self._arm()  # for all others, the first handshake does it
+
+    def send_staged(self) -> None:
+        """Try again to send what waits, for the configuration may have made it possible."""
+        if self._running:
+            self._plane.kick(self.slot, keepalive=False)
+
+    def stop(self) -> None:
+        """Forget sessions, handshake, staged packets and timers: the link goes down."""
+        self._running = False
+        self._plane.drop_staged(self.slot)
+        self._plane.drop_keypairs(self.slot)
+        self._forget_handshake()
+        self._set_gate(0)
+        self._timers.stop(self._plane.stats(self.slot))
+        self._schedule(None)
+
+    def close(self) -> None:
+        """Give the slot back; C wipes the sessions."""
+        self._running = False
+        self._schedule(None)
+        self._initiator = None
+        self._plane.remove_peer(self.slot)
+
+    # ---- handshake ---------------------------------------------------------------------------
+
+    def want_handshake(self, now_ns: int) -> None:
+        """Start a handshake, for there is traffic and no session, or an ageing one."""
+        if not self._running:
+            return
+        self._timers.handshake_wanted()
+        self._initiate(now_ns)
+        self._arm()
+
+    def answer(self, initiation: Initiation, source: Endpoint, length: int, now_ns: int) -> None:
+        """Respond to an authenticated initiation (5.4.3); the session waits to be confirmed.
+
+        BadMessage when the initiation is a replay, or came too soon after another.
+        """
+        assert self._local is not None, "an initiation cannot be read without an identity"
+        self._refuse_replay(initiation.timestamp, now_ns)
+        self._greatest_timestamp = initiation.timestamp
+        self._last_initiation_ns = now_ns
+        self._plane.peer_received(self.slot, source, length, now_ns)
+        index = self._plane.reserve_index(self.slot)
+        message, keys = write_response(self._local, initiation, index, self.preshared_key)
+        self._begin_session(keys, now_ns)
+        self._set_gate(now_ns + REKEY_TIMEOUT_NS)
+        self._send_handshake(message, now_ns)
+        self._arm()
+
+    def finish(self, message: bytes, source: Endpoint, now_ns: int) -> None:
+        """Read the response to our initiation; the session is there, and what is staged goes out.
+
+        BadMessage when it is not genuine, or we wait for none.
+        """
+        if self._initiator is None or self._local is None:
+            raise BadMessage("response to no initiation")
+        keys = read_response_untrusted(self._local, self._initiator, message, self.preshared_key)
+        self._initiator = None  # its index becomes the session's
+        self._plane.peer_received(self.slot, source, len(message), now_ns)
+        self._begin_session(keys, now_ns)
+        self._complete_handshake()
+        self._plane.kick(self.slot, keepalive=True)  # confirms the session to the peer
+        self._arm()
+
+    def confirm_key(self) -> None:
+        """Use the session of our response, for the peer does (6.3)."""
+        if not self._running:
+            return
+        self._plane.confirm_keypair(self.slot)
+        self._forget_handshake()
+        self._complete_handshake()
+        self._plane.kick(self.slot, keepalive=False)
+        self._arm()
+
+    def take_cookie(self, reply: bytes, now_ns: int) -> None:
+        """Read a cookie reply; the next handshake message carries the cookie (5.4.7)."""
+        self._cookies.consume_reply_untrusted(reply, now_ns)
+
+    def _refuse_replay(self, timestamp: bytes, now_ns: int) -> None:
+        if timestamp <= self._greatest_timestamp:
+            raise BadMessage("replayed initiation")
+        last_ns = self._last_initiation_ns
+        if last_ns is not None and now_ns < last_ns + INITIATION_INTERVAL_NS:
+            raise BadMessage("initiations in too quick a succession")
+
+    def _initiate(self, now_ns: int) -> None:
+        """Send an initiation (5.4.2), unless the gate is shut or the peer cannot be reached."""
+        if now_ns < self._gate_ns or self._plane.stats(self.slot).endpoint is None:
+            return
+        self._set_gate(now_ns + REKEY_TIMEOUT_NS)
+        try:
+            message = self._write_initiation()
+        except BadMessage as error:
+            _logger.debug("%s: no handshake: %s", self, error)
+            return
+        _logger.debug("%s: sending an initiation", self)
+        self._send_handshake(message, now_ns)
+        self._timers.handshake_initiated(now_ns)
+
+    def _write_initiation(self) -> bytes:
+        remote = self.remote_static()
+        assert self._local is not None, "remote_static refuses to work without an identity"
+        self._forget_handshake()
+        index = self._plane.reserve_index(self.slot)
+        timestamp = tai64n(self._around.wall_clock())
+        message, self._initiator = write_initiation(self._local, remote, index, timestamp)
+        return message
+
+    def _begin_session(self, keys: TransportKeys, now_ns: int) -> None:
+        session = Session(
+            send_key=keys.send_key,
+            receive_key=keys.receive_key,
+            local_index=keys.local_index,
+            remote_index=keys.remote_index,
+            created_ns=now_ns,
+            initiator=keys.initiator,
+        )
+        self._plane.install_keypair(self.slot, session)
+        self._timers.session_derived(now_ns)
+
+    def _complete_handshake(self) -> None:
+        _logger.debug("%s: session established", self)
+        self.last_handshake_ns = self._around.wall_clock()
+        self._timers.handshake_complete()
+
+    def _send_handshake(self, message: bytes, now_ns: int) -> None:
+        """Send message 1 or 2.  A failure is like a loss on the way: the timers see to it."""
+        message = self._cookies.add_macs(message, now_ns)
+        try:
+            self._plane.send_message(self.slot, None, message, HANDSHAKE_TOS, now_ns)
+        except OSError as error:
+            _logger.debug("%s: handshake message not sent: %s", self, error)
+
+    def _set_gate(self, gate_ns: int) -> None:
+        self._gate_ns = gate_ns
+        self._plane.set_handshake_gate(self.slot, gate_ns)
+
+    def _forget_handshake(self) -> None:
+        if self._initiator is not None:
+            self._plane.release_index(self._initiator.local_index)
+            self._initiator = None
+
+    # ---- timers ------------------------------------------------------------------------------
+
+    def run_timers(self, now_ns: int) -> None:
+        """Do what is due, and wait for what is due next."""
+        if not self._running:
+            return
+        for action in self._timers.due(self._plane.stats(self.slot), now_ns):
+            self._act(action, now_ns)
+        self._arm()
+
+    def _act(self, action: Action, now_ns: int) -> None:
+        match action:
+            case Action.ZERO_KEYS:
+                self._plane.drop_keypairs(self.slot)
+                self._forget_handshake()
+            case Action.SEND_KEEPALIVE:
+                self._plane.kick(self.slot, keepalive=True)
+            case Action.REARM_KEEPALIVE:
+                self._plane.rearm_keepalive(self.slot, now_ns)
+            case Action.NEW_HANDSHAKE:
+                self._timers.handshake_wanted()
+                self._plane.clear_source(self.slot)  # in case it is the cause of the trouble
+                self._initiate(now_ns)
+            case Action.RETRY_HANDSHAKE:
+                self._plane.clear_source(self.slot)
+                self._retry(now_ns)
+            case Action.GIVE_UP_HANDSHAKE:
+                _logger.debug("%s: no answer to any initiation, giving up", self)
+                self._plane.drop_staged(self.slot)
+
+    def _retry(self, now_ns: int) -> None:
+        if now_ns < self._gate_ns:  # a response of ours went out since
+            self._timers.handshake_postponed(self._gate_ns)
+        else:
+            self._initiate(now_ns)
+
+    def _send_persistent_keepalive(self, now_ns: int) -> None:
+        self._timers.persistent_keepalive_sent(now_ns)
+        self._plane.kick(self.slot, keepalive=True)
+
+    def _arm(self) -> None:
+        """Schedule the next deadline, and have C tell of traffic that brings it forward.
+
+        Traffic between reading the stamps and setting the wake time is seen by the second reading,
+        later traffic by C.
+        """
+        if not self._running:
+            return
+        deadline_ns = self._timers.deadline(self._plane.stats(self.slot))
+        self._plane.set_wake(self.slot, deadline_ns)
+        reread_ns = self._timers.deadline(self._plane.stats(self.slot))
+        if reread_ns is not None and (deadline_ns is None or reread_ns < deadline_ns):
+            deadline_ns = reread_ns
+            self._plane.set_wake(self.slot, deadline_ns)
+        self._schedule(deadline_ns)
+
+    def _schedule(self, deadline_ns: int | None) -> None:
+        if deadline_ns == self._deadline_ns:
+            return
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+        self._deadline_ns = deadline_ns
+        if deadline_ns is not None:
+            self._handle = self._around.scheduler.call_at(deadline_ns, self._deadline_came)
+
+    def _deadline_came(self) -> None:
+        self._handle = None
+        self._deadline_ns = None
+        self.run_timers(self._plane.now_ns())
