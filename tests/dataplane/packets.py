@@ -142,6 +142,13 @@ class Packet:
         value = checksum(self.pseudo_header(len(transport)) + transport)
         return self.with_checksum(value or (65535 if self.protocol == UDP else 0))
 
+    def neutral(self) -> Self:
+        """With the last two bytes of payload such that the checksum computes to 0."""
+        payload = self.payload[:-2]
+        transport = replace(self, payload=payload + b"\0\0").transport()
+        filler = checksum(self.pseudo_header(len(transport)) + transport)
+        return replace(self, payload=payload + filler.to_bytes(2, "big"))
+
     def unfinished(self) -> bytes:
         """With the pseudo-header's sum in the checksum field, as NEEDS_CSUM means it."""
         return self.with_checksum(ones_sum(self.pseudo_header(len(self.transport()))))

@@ -154,7 +154,7 @@ static int begin_super_packet(struct wg_gso *gso, uint32_t ip_header,
 
     gso->protocol = gso_protocol(vnet->gso_type, gso->version);
     transport = gso->protocol ? find_transport(gso, ip_header) : 0;
-    if (transport == 0 || transport > gso->length || transport > sizeof(gso->header))
+    if (transport == 0 || transport > gso->length)
         return -EINVAL;
     gso->transport = (uint16_t)transport;
     transport_header = transport_header_length(gso);
@@ -168,7 +168,7 @@ static int begin_super_packet(struct wg_gso *gso, uint32_t ip_header,
     payload = gso->length - gso->header_length;
     if (vnet->gso_size == 0 || payload == 0)
         return -EINVAL;
-    gso->segment = vnet->gso_size;
+    gso->segment = vnet->gso_size < payload ? vnet->gso_size : payload;
     gso->count = (payload + gso->segment - 1) / gso->segment;
     make_template(gso);
     return 0;

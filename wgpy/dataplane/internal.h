@@ -285,7 +285,7 @@ struct wg_gso {
                                first next */
     uint32_t length;        /* of the IP packet or super-packet, bytes */
     uint32_t header_length; /* IP and transport headers, 0 for a plain packet */
-    uint32_t segment;       /* payload bytes per packet (gso_size), 0 for a plain packet */
+    uint32_t segment;       /* payload bytes per packet (<= gso_size), 0 for a plain packet */
     uint32_t offset;        /* payload bytes given out */
     uint32_t index;         /* packets given out */
     uint32_t count;         /* packets in all; packets 0..count-2 are equally long */
