@@ -13,7 +13,14 @@ PLANE, CORE = "wgpy.dataplane.plane", "wgpy.dataplane._core"
 ARROWS: dict[str, set[str]] = {
     "wgpy.__main__": {"wgpy.cli"},
     "wgpy.cli": {"wgpy.daemon", "wgpy"},
-    "wgpy.daemon": {"wgpy.device", "wgpy.uapi.server", "wgpy.sockets", "wgpy.tun", "wgpy.link"},
+    "wgpy.daemon": {
+        "wgpy.device",
+        "wgpy.uapi.server",
+        "wgpy.sockets",
+        "wgpy.tun",
+        "wgpy.link",
+        "wgpy.notify",
+    },
     "wgpy.device": {"wgpy.peer", "wgpy.ratelimiter"},
     "wgpy.peer": {"wgpy.noise", "wgpy.cookie", "wgpy.timers", PLANE},
     "wgpy.noise": {"wgpy.messages", "wgpy.tai64n"},

@@ -675,6 +675,45 @@ def test_the_directory_is_for_all_and_the_socket_for_its_owner(umask: int, direc
         os.umask(before)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a file to a group")
+def test_the_socket_may_be_given_to_a_group_as_well(directory: Path) -> None:
+    with open_socket("wg0", directory, group=1):
+        status = (directory / "wg0.sock").lstat()
+        assert (status.st_uid, status.st_gid) == (os.geteuid(), 1)
+        assert stat.S_IMODE(status.st_mode) == 0o660
+
+
+@pytest.mark.parametrize(("mode", "gid"), [(0o700, 0), (0o700, 1), (0o701, 1), (0o710, 0)])
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a directory to a group")
+def test_a_directory_closed_to_the_group_is_refused(mode: int, gid: int, directory: Path) -> None:
+    directory.mkdir()
+    os.chown(directory, -1, gid)
+    directory.chmod(mode)
+    with pytest.raises(PermissionError, match="closed to the group"):
+        open_socket("wg0", directory, group=1)
+    assert list(directory.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a directory to a group")
+def test_a_directory_of_the_group_will_do(directory: Path) -> None:
+    directory.mkdir()
+    os.chown(directory, -1, 1)
+    directory.chmod(0o710)
+    open_socket("wg0", directory, group=1).close()
+
+
+def test_a_socket_that_cannot_be_given_away_is_not_left_behind(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "not permitted")
+
+    monkeypatch.setattr(os, "chown", refuse)
+    with pytest.raises(PermissionError):
+        open_socket("wg0", directory, group=1)
+    assert list(directory.iterdir()) == []
+
+
 def test_a_socket_that_answers_is_left_alone(directory: Path) -> None:
     with open_socket("wg0", directory) as sock:
         file = SocketFile.of(sock)

@@ -175,15 +175,22 @@ class SocketFile:
             self.path.unlink(missing_ok=True)
 
 
-def open_socket(interface: str, directory: Path = DIRECTORY) -> socket.socket:
-    """Return a socket that listens for clients of interface, for the owner only.
+def open_socket(
+    interface: str, directory: Path = DIRECTORY, *, group: int | None = None
+) -> socket.socket:
+    """Return a socket that listens for clients of interface: the owner, and members of group (gid).
 
-    Raises OSError: EADDRINUSE if somebody answers there already, EPERM if others could replace the
-    files of directory, EINVAL for a name that is not a file's, or what the system says.
+    Who may connect may do all: read the keys and change everything.
+
+    Raises OSError: EADDRINUSE if somebody answers there already, EEXIST if another kind of file has
+    the name, EPERM if others could replace the files of directory, EACCES if it is closed to the
+    group, EINVAL for a name that is not a file's, or what the system says.
     """
     if interface in ("", ".", "..") or "/" in interface:
         raise OSError(errno.EINVAL, "not an interface name", interface)
     _prepare_directory(directory)
+    if group is not None:
+        _require_entry(directory, group)
     path = directory / f"{interface}.sock"
     _remove_stale(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -191,6 +198,8 @@ def open_socket(interface: str, directory: Path = DIRECTORY) -> socket.socket:
         with _umask(0o077):
             sock.bind(os.fspath(path))
         sock.listen()  # at once: wg removes a socket that refuses its connection
+        if group is not None:
+            _admit(path, group)
     except BaseException:
         sock.close()
         raise
@@ -207,15 +216,36 @@ def _prepare_directory(directory: Path) -> None:
         raise OSError(errno.EPERM, "writable by others", os.fspath(directory))
 
 
+def _require_entry(directory: Path, group: int) -> None:
+    """Raise OSError if members of the group do not get past the directory's own mode."""
+    status = directory.lstat()
+    needed = stat.S_IXGRP if status.st_gid == group else stat.S_IXOTH
+    if not status.st_mode & needed:
+        raise OSError(errno.EACCES, "closed to the group of the socket", os.fspath(directory))
+
+
+def _admit(path: Path, group: int) -> None:
+    """Let the group use the socket too; nobody but us can replace the file meanwhile."""
+    try:
+        os.chown(path, -1, group)
+        path.chmod(0o660)
+    except OSError:
+        path.unlink()
+        raise
+
+
 def _remove_stale(path: Path) -> None:
+    """Raise OSError for what must not be removed."""
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise OSError(errno.EEXIST, "in use by another kind of file", os.fspath(path))
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)  # one with a full backlog is alive too: EAGAIN
         code = probe.connect_ex(os.fspath(path))
     if code in (0, errno.EAGAIN):
         raise OSError(errno.EADDRINUSE, "already served", os.fspath(path))
-    if code == errno.ECONNREFUSED and stat.S_ISSOCK(path.lstat().st_mode):
+    if code == errno.ECONNREFUSED:
         path.unlink()
-    # Whatever else is there (a file, a link), bind refuses.
 
 
 @contextlib.contextmanager

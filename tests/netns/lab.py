@@ -1,0 +1,189 @@
+"""Two hosts on a cable, each a network namespace, and the real tools in them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+
+BIN = Path(sys.executable).parent
+SOCKETS = Path("/var/run/wireguard")
+ENVIRONMENT = os.environ | {
+    "PATH": f"{BIN}:{os.environ['PATH']}",
+    "WG_QUICK_USERSPACE_IMPLEMENTATION": "wgpy",
+}
+
+# Both print the SHA-256 of what went over a TCP connection; argv: address, port, bytes.
+SEND = """
+import hashlib, os, socket, sys
+with socket.create_connection((sys.argv[1], int(sys.argv[2])), 10) as s:
+    data = os.urandom(int(sys.argv[3]))
+    s.sendall(data)
+print(hashlib.sha256(data).hexdigest())
+"""
+RECEIVE = """
+import hashlib, socket, sys
+family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
+with socket.create_server((sys.argv[1], int(sys.argv[2])), family=family) as server:
+    print("listening", flush=True)
+    server.settimeout(20)
+    digest = hashlib.sha256()
+    with server.accept()[0] as s:
+        s.settimeout(20)
+        while data := s.recv(1 << 16):
+            digest.update(data)
+print(digest.hexdigest())
+"""
+
+
+def eventually(condition: Callable[[], T], what: str, timeout_s: float = 10.0) -> T:
+    """Waits until the condition is truthy and returns its value."""
+    deadline = time.monotonic() + timeout_s
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
+        time.sleep(0.02)
+    return value
+
+
+def run(argv: Sequence[str], stdin: str = "", timeout_s: float = 30.0, check: bool = True) -> str:
+    """What the command prints; it has to succeed, unless check is off."""
+    done = subprocess.run(
+        argv,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        env=ENVIRONMENT,
+        check=False,
+    )
+    assert not check or done.returncode == 0, f"{argv}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+@dataclass(frozen=True)
+class Namespace:
+    """A host: the name of its namespace, and its addresses on the cable."""
+
+    name: str
+    outer4: str = ""
+    outer6: str = ""
+
+    def argv(self, *command: str) -> list[str]:
+        return ["ip", "netns", "exec", self.name, *command]
+
+    def run(self, *command: str, stdin: str = "", check: bool = True) -> str:
+        return run(self.argv(*command), stdin, check=check)
+
+    def popen(self, *command: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self.argv(*command),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=ENVIRONMENT,
+        )
+
+    def pids(self) -> list[int]:
+        return [int(pid) for pid in run(["ip", "netns", "pids", self.name]).split()]
+
+    def has_interface(self, name: str) -> bool:
+        return name in self.run("ip", "-o", "link", "show")
+
+    def create(self) -> None:
+        run(["ip", "netns", "add", self.name])
+        self.run("ip", "link", "set", "lo", "up")
+
+    def delete(self) -> None:
+        """Ends what still runs inside, and removes the namespace if it is there."""
+        if not Path("/run/netns", self.name).exists():
+            return
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            for pid in self.pids():
+                os.kill(pid, number)
+            try:
+                eventually(lambda: not self.pids(), "the end of all processes", 3)
+                break
+            except AssertionError:
+                continue
+        run(["ip", "netns", "delete", self.name])
+
+
+@dataclass(frozen=True)
+class Side:
+    """A host with its WireGuard interface to be."""
+
+    host: Namespace
+    interface: str
+    private_key: str
+    public_key: str
+    inner4: str
+    inner6: str
+    directory: Path
+    port: int = 51820
+
+    @property
+    def socket(self) -> Path:
+        return SOCKETS / f"{self.interface}.sock"
+
+    @property
+    def config(self) -> Path:
+        return self.directory / f"{self.interface}.conf"
+
+    def settings(self, peer: "Side", *, outside: int = 4, psk: str = "", allowed: str = "") -> str:
+        """For `wg setconf`: the peer is reached over IPv4 or IPv6."""
+        address = peer.host.outer4 if outside == 4 else f"[{peer.host.outer6}]"
+        return (
+            f"[Interface]\nPrivateKey = {self.private_key}\nListenPort = {self.port}\n"
+            f"[Peer]\nPublicKey = {peer.public_key}\nEndpoint = {address}:{peer.port}\n"
+            f"AllowedIPs = {allowed or f'{peer.inner4}/32, {peer.inner6}/128'}\n"
+            + (f"PresharedKey = {psk}\n" if psk else "")
+        )
+
+    def write_config(self, peer: "Side", *, outside: int = 4, allowed: str = "") -> None:
+        """For wg-quick."""
+        settings = self.settings(peer, outside=outside, allowed=allowed)
+        addresses = f"[Interface]\nAddress = {self.inner4}/32, {self.inner6}/128\n"
+        self.config.write_text(settings.replace("[Interface]\n", addresses))
+        self.config.chmod(0o600)
+
+    def quick(self, action: str) -> None:
+        self.host.run("wg-quick", action, str(self.config))
+
+    def configure(self, settings: str, inside: Namespace | None = None) -> None:
+        """What wg-quick does, by hand, with the interface in whatever namespace."""
+        host = inside or self.host
+        self.host.run("wg", "setconf", self.interface, "/dev/stdin", stdin=settings)
+        host.run("ip", "address", "add", f"{self.inner4}/24", "dev", self.interface)
+        host.run("ip", "address", "add", f"{self.inner6}/64", "dev", self.interface, "nodad")
+        host.run("ip", "link", "set", self.interface, "up")
+        port = f":{self.port} "
+        eventually(lambda: port in self.host.run("ss", "-uln"), "an open UDP port")
+
+    def handshake_time(self) -> int:
+        """Unix time of the last handshake with the only peer, 0 for never."""
+        return int(self.host.run("wg", "show", self.interface, "latest-handshakes").split()[1])
+
+
+def ping(host: Namespace, address: str, size: int = 56, count: int = 3) -> None:
+    """All have to be answered."""
+    flags = ["-c", str(count), "-i", "0.05", "-W", "3", "-s", str(size)]
+    answers = host.run("ping", *flags, address)
+    assert f"{count} received" in answers, answers
+
+
+def transfer(source: Namespace, target: Namespace, address: str, size: int) -> None:
+    """Sends random bytes to the target's address over TCP, and compares what came out there."""
+    port = "5201"
+    receiver = target.popen(sys.executable, "-c", RECEIVE, address, port)
+    assert receiver.stdout is not None
+    assert receiver.stdout.readline() == "listening\n", receiver.communicate(timeout=5)
+    sent = source.run(sys.executable, "-c", SEND, address, port, str(size))
+    received, errors = receiver.communicate(timeout=30)
+    assert received == sent, errors

@@ -1,0 +1,252 @@
+"""The daemon's life: what holds when its caller goes on, and everything that ends it."""
+
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from netns.lab import ENVIRONMENT, Namespace, Side, eventually, ping
+
+# argv: interface; runs wgpy with a TUN queue and a listening socket that are open already.
+HAND_OVER = """
+import fcntl, os, socket, struct, sys
+name = sys.argv[1]
+tun = os.open("/dev/net/tun", os.O_RDWR)
+fcntl.ioctl(tun, 0x400454CA, struct.pack("16sH22x", name.encode(), 0x1001))
+os.makedirs("/var/run/wireguard", exist_ok=True)
+uapi = socket.socket(socket.AF_UNIX)
+uapi.bind(f"/var/run/wireguard/{name}.sock")
+uapi.listen()
+for fd in (tun, uapi.fileno()):
+    os.set_inheritable(fd, True)
+os.environ |= {"WG_TUN_FD": str(tun), "WG_UAPI_FD": str(uapi.fileno())}
+os.execvp("wgpy", ["wgpy", name])
+"""
+
+
+@pytest.fixture
+def left(sides: tuple[Side, Side]) -> Side:
+    """A running daemon, not configured."""
+    side = sides[0]
+    side.host.run("wgpy", side.interface)
+    return side
+
+
+def daemon_pid(side: Side) -> int:
+    (pid,) = side.host.pids()
+    return pid
+
+
+def assert_ends(side: Side) -> None:
+    """The daemon, its socket and its interface go."""
+    eventually(lambda: not side.host.pids(), "the end of the daemon", 3)
+    assert not side.socket.exists()
+    assert not side.host.has_interface(side.interface)
+
+
+def status_of(side: Side, *command: str) -> tuple[int, str]:
+    done = subprocess.run(
+        side.host.argv(*command),
+        capture_output=True,
+        text=True,
+        timeout=20,
+        env=ENVIRONMENT,
+        check=False,
+    )
+    return done.returncode, done.stderr
+
+
+# ---- start ---------------------------------------------------------------------------------------
+
+
+def test_everything_is_there_when_the_caller_returns(left: Side) -> None:
+    assert left.host.run("wg", "show", left.interface) == f"interface: {left.interface}\n"
+    link = left.host.run("ip", "-d", "link", "show", left.interface)
+    assert " mtu 1420 " in link
+    assert " gso_max_size 62000 " in link
+
+
+def test_the_daemon_keeps_nothing_of_its_caller_open(left: Side) -> None:
+    links = (path.readlink() for path in Path(f"/proc/{daemon_pid(left)}/fd").iterdir())
+    others = {str(link) for link in links if not re.match(r"anon_inode|socket:|pipe:", str(link))}
+    assert others == {"/dev/null", "/dev/net/tun"}
+
+
+def test_a_lock_that_the_caller_held_is_free_when_the_caller_is_gone(
+    sides: tuple[Side, Side], tmp_path: Path
+) -> None:
+    side, lock = sides[0], str(tmp_path / "lock")
+    side.host.run("sh", "-c", f"exec 9>{lock}; flock 9; wgpy {side.interface}")
+    side.host.run("flock", "--nonblock", lock, "true")
+
+
+def test_an_interface_in_use_is_refused_in_one_line(left: Side) -> None:
+    status, errors = status_of(left, "wgpy", left.interface)
+    assert status == 1
+    assert errors == f"wgpy: the interface {left.interface} exists and is in use\n"
+    assert left.host.run("wg", "show", left.interface)
+
+
+def test_an_interface_of_another_kind_is_refused_in_one_line(sides: tuple[Side, Side]) -> None:
+    status, errors = status_of(sides[0], "wgpy", "cable")
+    assert status == 1
+    assert errors == "wgpy: an interface cable of another kind exists\n"
+
+
+def test_a_socket_in_use_is_refused_and_no_interface_stays(
+    sides: tuple[Side, Side], left: Side
+) -> None:
+    other = sides[1]
+    status, errors = status_of(other, "wgpy", left.interface)
+    assert status == 1
+    assert errors == f"wgpy: the socket {left.socket} is in use\n"
+    assert not other.host.has_interface(left.interface)
+
+
+def test_without_permission_one_line_says_so(sides: tuple[Side, Side]) -> None:
+    side = sides[0]
+    without = ["setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-net_admin"]
+    status, errors = status_of(side, *without, "wgpy", side.interface)
+    assert status == 1
+    assert errors.startswith("wgpy: no permission")
+    assert errors.count("\n") == 1
+
+
+def test_an_unknown_aead_is_refused_in_one_line(sides: tuple[Side, Side]) -> None:
+    side = sides[0]
+    status, errors = status_of(side, "env", "WGPY_AEAD=rot13", "wgpy", side.interface)
+    assert (status, errors) == (1, "wgpy: WGPY_AEAD: there is no 'rot13' here\n")
+    assert_ends(side)
+
+
+def test_an_open_tun_and_an_open_socket_are_taken_over(sides: tuple[Side, Side]) -> None:
+    left, right = sides
+    left.host.run(sys.executable, "-c", HAND_OVER, left.interface)
+    right.host.run("wgpy", right.interface)
+    left.configure(left.settings(right))
+    right.configure(right.settings(left))
+    ping(left.host, right.inner4)
+    left.host.run("ip", "link", "delete", left.interface)
+    assert_ends(left)
+
+
+@pytest.mark.parametrize("off", ["WGPY_VNET_HDR", "WGPY_TUN_OFFLOAD", "WGPY_UDP_GSO"])
+def test_offloads_can_be_switched_off(sides: tuple[Side, Side], off: str) -> None:
+    left, right = sides
+    left.host.run("env", f"{off}=0", "WGPY_UDP_GRO=0", "wgpy", left.interface)
+    right.host.run("wgpy", right.interface)
+    left.configure(left.settings(right))
+    right.configure(right.settings(left))
+    ping(left.host, right.inner4)
+
+
+# ---- end -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", ["up", "down"])
+def test_deleting_the_interface_ends_it(left: Side, state: str) -> None:
+    left.host.run("ip", "link", "set", left.interface, state)
+    left.host.run("ip", "link", "delete", left.interface)
+    assert_ends(left)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it(left: Side, number: signal.Signals) -> None:
+    left.host.run("kill", f"-{number.value}", str(daemon_pid(left)))
+    assert_ends(left)
+
+
+def test_removing_the_socket_ends_it(left: Side) -> None:
+    left.socket.unlink()
+    assert_ends(left)
+
+
+def test_in_the_foreground_it_stays_until_a_signal_and_reports_success(
+    sides: tuple[Side, Side],
+) -> None:
+    side = sides[0]
+    process = side.host.popen("env", "LOG_LEVEL=info", "wgpy", "-f", side.interface)
+    eventually(side.socket.exists, "the socket")
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=5)
+    assert process.returncode == 0
+    assert "ends: SIGTERM" in errors
+    assert_ends(side)
+
+
+# ---- link ----------------------------------------------------------------------------------------
+
+
+def test_the_udp_port_is_open_while_the_link_is_up(sides: tuple[Side, Side], left: Side) -> None:
+    def bound() -> bool:
+        return ":51820" in left.host.run("ss", "-uln")
+
+    left.configure(left.settings(sides[1]))
+    eventually(bound, "an open port")
+    left.host.run("ip", "link", "set", left.interface, "down")
+    eventually(lambda: not bound(), "a closed port")
+    left.host.run("ip", "link", "set", left.interface, "up")
+    eventually(bound, "an open port again")
+
+
+def test_the_interface_may_move_and_be_renamed_at_once(
+    sides: tuple[Side, Side], left: Side, namespace: Callable[[], Namespace]
+) -> None:
+    right, inside, further = sides[1], namespace(), namespace()
+    left.host.run("ip", "link", "set", left.interface, "netns", inside.name)
+    inside.run("ip", "link", "set", left.interface, "name", "moved")
+    right.host.run("wgpy", right.interface)
+    right.configure(right.settings(left))
+    left.host.run("wg", "setconf", left.interface, "/dev/stdin", stdin=left.settings(right))
+
+    def bring_up(host: Namespace) -> None:
+        host.run("ip", "address", "add", f"{left.inner4}/24", "dev", "moved")
+        host.run("ip", "link", "set", "moved", "up")
+        ping(host, right.inner4)
+
+    bring_up(inside)
+    inside.run("ip", "link", "set", "moved", "netns", further.name)
+    bring_up(further)
+    further.run("ip", "link", "delete", "moved")
+    assert_ends(left)
+
+
+@pytest.mark.parametrize("state", ["up", "down"])
+def test_the_end_of_the_namespace_it_moved_to_ends_it(
+    left: Side, namespace: Callable[[], Namespace], state: str
+) -> None:
+    inside = namespace()
+    left.host.run("ip", "link", "set", left.interface, "netns", inside.name)
+    inside.run("ip", "link", "set", left.interface, state)
+    inside.delete()
+    assert_ends(left)
+
+
+def test_a_larger_mtu_counts_at_once(sides: tuple[Side, Side]) -> None:
+    for side, peer in (sides, sides[::-1]):
+        side.host.run("wgpy", side.interface)
+        side.configure(side.settings(peer))
+        side.host.run("ip", "link", "set", side.interface, "mtu", "9000")
+    left, right = sides
+    ping(left.host, right.inner4, size=8900)
+
+
+def test_a_port_in_use_is_reported_and_another_may_be_set(
+    sides: tuple[Side, Side], left: Side
+) -> None:
+    right = sides[1]
+    taken = "import socket; s = socket.socket(type=2); s.bind(('', 51820)); input()"
+    holder = subprocess.Popen(
+        left.host.argv(sys.executable, "-c", taken), stdin=subprocess.PIPE, text=True
+    )
+    eventually(lambda: ":51820" in left.host.run("ss", "-uln"), "a taken port")
+    left.configure(left.settings(right))
+    right.host.run("wgpy", right.interface)
+    right.configure(right.settings(left))
+    left.host.run("wg", "set", left.interface, "listen-port", "51821")
+    ping(left.host, right.inner4)
+    holder.communicate("\n", timeout=5)

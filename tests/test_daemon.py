@@ -1,0 +1,112 @@
+"""Start and end of the process, as far as they go without an interface."""
+
+import asyncio
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from wgpy import daemon
+from wgpy.daemon import BoottimeScheduler, Options, StartError
+
+# A caller that goes to the background; what is appended runs in the daemon.
+BACKGROUND = "from wgpy.daemon import READY, _go_to_background; report = _go_to_background([]); "
+
+
+def call(in_daemon: str) -> subprocess.CompletedProcess[str]:
+    """Returns when the caller has left and nobody holds its output open any more."""
+    return subprocess.run(
+        [sys.executable, "-c", BACKGROUND + in_daemon],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+
+
+def test_the_caller_returns_when_the_daemon_is_ready_and_not_when_it_ends() -> None:
+    read_fd, write_fd = os.pipe()
+    hold = f"report(READY); import os; os.read({read_fd}, 1)"
+    done = subprocess.run(
+        [sys.executable, "-c", BACKGROUND + hold],
+        capture_output=True,
+        timeout=20,
+        check=False,
+        pass_fds=[read_fd],
+    )
+    os.close(read_fd)
+    os.write(write_fd, b"x")  # BrokenPipeError if the daemon were gone
+    os.close(write_fd)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_the_caller_says_why_the_daemon_failed() -> None:
+    done = call("report(b'no luck')")
+    assert (done.returncode, done.stderr) == (1, "wgpy: no luck\n")
+
+
+def test_the_caller_says_so_when_the_daemon_dies_without_a_word() -> None:
+    done = call("import os; os._exit(0)")
+    assert (done.returncode, done.stderr) == (1, "wgpy: ended before it was ready\n")
+
+
+def test_only_the_first_report_counts() -> None:
+    assert call("report(READY); report(b'too late')").returncode == 0
+
+
+def test_the_daemon_has_no_terminal_session_or_directory_of_its_caller() -> None:
+    facts = "os.getsid(0) == os.getsid(os.getppid()), os.getsid(0) == os.getpid(), os.getcwd()"
+    done = call(f"import os; report(repr(({facts})).encode())")
+    assert done.stderr == "wgpy: (False, False, '/')\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (errno.ENOENT, "no /dev/net/tun"),
+        (errno.EPERM, "no permission"),
+        (errno.EACCES, "no permission"),
+        (errno.EBUSY, "wg0 exists and is in use"),
+        (errno.EINVAL, "wg0 of another kind exists"),
+        (errno.ENOMEM, os.strerror(errno.ENOMEM)),
+    ],
+)
+def test_a_tun_that_cannot_be_had_is_explained(
+    code: int, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(daemon, "open_tun", fail)
+    with pytest.raises(StartError, match=reason):
+        daemon._open_tun(Options("wg0"))
+
+
+def test_a_given_descriptor_that_is_no_tun_is_refused() -> None:
+    with open(os.devnull) as null, pytest.raises(StartError, match="WG_TUN_FD"):
+        daemon._open_tun(Options("wg0", tun_fd=null.fileno()))
+
+
+def test_timers_go_by_the_clock_of_the_plane() -> None:
+    async def scenario() -> list[str]:
+        loop = asyncio.get_running_loop()
+        order: list[str] = []
+        done = asyncio.Event()
+        scheduler = BoottimeScheduler(loop, lambda: 1_000_000_000)
+
+        def note(text: str) -> Callable[[], None]:
+            return lambda: order.append(text)
+
+        scheduler.call_at(1_002_000_000, note("in 2 ms"))
+        scheduler.call_at(1_004_000_000, done.set)
+        scheduler.call_at(1_001_000_000, note("in 1 ms"))
+        scheduler.call_at(1_001_500_000, note("never")).cancel()
+        scheduler.call_at(5, note("past"))
+        order.append("returned")
+        await asyncio.wait_for(done.wait(), 10)
+        return order
+
+    assert asyncio.run(scenario()) == ["returned", "past", "in 1 ms", "in 2 ms"]

@@ -1,0 +1,139 @@
+"""The pair of UDP sockets, on loopback."""
+
+import errno
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from wgpy.dataplane.plane import Feature
+from wgpy.sockets import IP_PKTINFO, open_sockets
+
+
+def option(fd: int, level: int, name: int) -> int:
+    with socket.socket(fileno=os.dup(fd)) as udp:
+        return udp.getsockopt(level, name)
+
+
+def port_of(fd: int) -> int:
+    with socket.socket(fileno=os.dup(fd)) as udp:
+        port: int = udp.getsockname()[1]
+        return port
+
+
+class OnlyIPv4(socket.socket):
+    """What a host without IPv6 gives."""
+
+    missing = socket.AF_INET6
+
+    def __init__(
+        self, family: int = -1, kind: int = -1, proto: int = -1, fileno: int | None = None
+    ) -> None:
+        if family == self.missing:
+            raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+        super().__init__(family, kind, proto, fileno)
+
+
+class OnlyIPv6(OnlyIPv4):
+    missing = socket.AF_INET
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port that IPv6 cannot have."""
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as holder:
+        holder.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        holder.bind(("::", 0))
+        yield holder.getsockname()[1]
+
+
+def test_both_families_get_the_same_random_port() -> None:
+    with closing(open_sockets(0, 0)) as pair:
+        assert pair.port != 0
+        assert port_of(pair.udp4_fd) == port_of(pair.udp6_fd) == pair.port
+
+
+def test_a_wanted_port_is_given_again_after_close() -> None:
+    pair = open_sockets(0, 0)
+    port = pair.port
+    pair.close()
+    with closing(open_sockets(port, 0)) as again:
+        assert again.port == port
+
+
+def test_a_port_in_use_by_either_family_is_refused_and_nothing_stays_bound(taken: int) -> None:
+    for _ in range(2):
+        with pytest.raises(OSError, match=os.strerror(errno.EADDRINUSE)) as caught:
+            open_sockets(taken, 0)
+        assert caught.value.errno == errno.EADDRINUSE
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        udp.bind(("", taken))
+
+
+def test_a_random_port_avoids_those_that_one_family_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    refusals = iter([True, True])
+
+    class Crowded(socket.socket):
+        def bind(self, address: object) -> None:
+            if self.family == socket.AF_INET6 and next(refusals, False):
+                raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+            super().bind(address)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("wgpy.sockets.socket.socket", Crowded)
+    with closing(open_sockets(0, 0)) as pair:
+        assert port_of(pair.udp4_fd) == port_of(pair.udp6_fd)
+    assert next(refusals, None) is None
+
+
+def test_a_missing_family_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wgpy.sockets.socket.socket", OnlyIPv4)
+    with closing(open_sockets(0, 0)) as pair:
+        assert pair.udp6_fd == -1
+        assert pair.udp4_fd >= 0
+        assert pair.port != 0
+    monkeypatch.setattr("wgpy.sockets.socket.socket", OnlyIPv6)
+    with closing(open_sockets(0, 0)) as pair:
+        assert pair.udp4_fd == -1
+        assert pair.udp6_fd >= 0
+        assert pair.port != 0
+
+
+def test_the_data_threads_learn_local_address_and_tos() -> None:
+    with closing(open_sockets(0, 0)) as pair:
+        assert option(pair.udp4_fd, socket.IPPROTO_IP, IP_PKTINFO) == 1
+        assert option(pair.udp4_fd, socket.IPPROTO_IP, socket.IP_RECVTOS) == 1
+        assert option(pair.udp6_fd, socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO) == 1
+        assert option(pair.udp6_fd, socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS) == 1
+        assert option(pair.udp6_fd, socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 1
+        assert os.get_blocking(pair.udp4_fd)
+        assert os.get_blocking(pair.udp6_fd)
+
+
+def test_offloads_can_be_switched_off() -> None:
+    with closing(open_sockets(0, 0)) as pair:
+        offered = pair.features
+    with closing(open_sockets(0, 0, gso=False)) as pair:
+        assert pair.features == offered & ~Feature.UDP_GSO
+    with closing(open_sockets(0, 0, gro=False)) as pair:
+        assert pair.features == offered & ~Feature.UDP_GRO
+
+
+def test_coalesced_receives_are_not_trusted_before_linux_5_12(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    old = os.uname_result(("Linux", "host", "5.11.22-amd64", "", "x86_64"))
+    monkeypatch.setattr(os, "uname", lambda: old)
+    with closing(open_sockets(0, 0)) as pair:
+        assert not pair.features & Feature.UDP_GRO
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="marks need root")
+def test_the_mark_is_set_from_the_start_and_later() -> None:
+    with closing(open_sockets(0, 0xCA6C)) as pair:
+        for fd in (pair.udp4_fd, pair.udp6_fd):
+            assert option(fd, socket.SOL_SOCKET, socket.SO_MARK) == 0xCA6C
+        pair.set_fwmark(0)
+        for fd in (pair.udp4_fd, pair.udp6_fd):
+            assert option(fd, socket.SOL_SOCKET, socket.SO_MARK) == 0

@@ -1,0 +1,327 @@
+"""One interface from birth to death.
+
+Rule: everything is opened on an ExitStack in the order TUN, UAPI socket, (fork), loop, plane,
+device, UAPI server, and closed in the reverse.  A signal, a deleted interface, a removed socket and
+a dead data thread all end it the same way.
+
+When the caller gets its prompt back, the interface exists, has its settings and is watched: wg-
+quick configures it, and others rename or move it, at once.  The fork comes before any thread or
+event loop.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import errno
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NoReturn
+
+from wgpy.dataplane.plane import Plane
+from wgpy.device import Device
+from wgpy.link import Link
+from wgpy.notify import JournalFormatter, Notifier, goes_to_journal
+from wgpy.sockets import open_sockets
+from wgpy.tun import DEFAULT_MTU, Tun, adopt_tun, open_tun
+from wgpy.uapi.server import SocketFile, SocketWatch, UapiServer, open_socket
+
+# A super-packet and all that its segments gain on the way out have to fit one UDP send (65507
+# bytes).
+GSO_MAX_SIZE = 62000
+END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+PR_SET_DUMPABLE = 4  # <linux/prctl.h>
+SYSLOG = Path("/dev/log")
+STDERR = 2
+GC_THRESHOLD = 100_000  # objects; the default of 700 takes a third of a big request's time
+READY = b"\0"  # from the daemon to its caller; anything else says why it failed
+
+_log = logging.getLogger("wgpy.daemon")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line and the environment ask for."""
+
+    interface: str
+    foreground: bool = False
+    log_level: int = logging.ERROR
+    aead: str | None = None  # None: the fastest
+    tun_fd: int | None = None  # an open TUN queue to use
+    uapi_fd: int | None = None  # a listening socket to use
+    socket_gid: int | None = None  # a group that may use the socket too
+    notify_socket: str | None = None  # where a service manager listens
+    journal_stream: str = ""  # the descriptor that is the journal's, if one is: "device:inode"
+    tun_offload: bool = True
+    vnet_hdr: bool = True
+    udp_gso: bool = True
+    udp_gro: bool = True
+
+
+class StartError(Exception):
+    """Why there is no interface: one line for the user."""
+
+
+class BoottimeScheduler:
+    """Timers of the control loop, set in nanoseconds of the plane's clock."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, now_ns: Callable[[], int]) -> None:
+        """The loop to run on and the clock to go by."""
+        self._loop = loop
+        self._now_ns = now_ns
+
+    def call_at(self, when_ns: int, callback: Callable[[], None]) -> asyncio.TimerHandle:
+        """Calls back at when_ns or just after, at the next turn of the loop if that is past."""
+        return self._loop.call_later(max(0, when_ns - self._now_ns()) / 1e9, callback)
+
+
+def run(options: Options) -> None:
+    """Runs the interface until its end.
+
+    In the background, the calling process leaves from in here as soon as the interface is ready,
+    and the daemon returns.  Raises StartError.
+    """
+    inherited = _inherited_descriptors(options)
+    signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)  # until the loop handles them
+    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)  # no keys in core files
+    with contextlib.ExitStack() as stack:
+        tun = stack.enter_context(contextlib.closing(_open_tun(options)))
+        link = stack.enter_context(contextlib.closing(_open_link(tun, options)))
+        listener = stack.enter_context(_open_uapi(link.name, options))
+        file = _socket_file(listener)
+        if file is not None:
+            stack.callback(file.remove)
+        if options.foreground:
+            _log_to_stderr(options)
+            notifier = Notifier(options.notify_socket)
+            on_ready = partial(notifier.ready, f"serving {link.name}")
+            asyncio.run(_serve(options, tun, link, listener, file, on_ready, notifier.stopping))
+            return
+        report = _go_to_background(inherited)
+        _log_to_syslog(options)
+        try:
+            on_ready = partial(report, READY)
+            asyncio.run(_serve(options, tun, link, listener, file, on_ready, lambda _: None))
+        except Exception as error:
+            _log.exception("failed")
+            report(str(error).encode())
+            raise StartError(str(error)) from error
+
+
+async def _serve(
+    options: Options,
+    tun: Tun,
+    link: Link,
+    listener: socket.socket,
+    file: SocketFile | None,
+    on_ready: Callable[[], None],
+    on_end: Callable[[str], None],
+) -> None:
+    """The part with a loop: from the plane to the end of the interface; on_end gets the reason."""
+    gc.freeze()  # what is here stays
+    gc.set_threshold(GC_THRESHOLD)
+    loop = asyncio.get_running_loop()
+    end: asyncio.Future[str] = loop.create_future()
+
+    def end_because(reason: str) -> None:
+        if not end.done():
+            end.set_result(reason)
+
+    with contextlib.ExitStack() as stack:
+        for number in END_SIGNALS:
+            loop.add_signal_handler(number, end_because, signal.Signals(number).name)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, END_SIGNALS)
+
+        plane = stack.enter_context(contextlib.closing(_open_plane(options.aead)))
+        open_udp = partial(open_sockets, gso=options.udp_gso, gro=options.udp_gro)
+        scheduler = BoottimeScheduler(loop, plane.now_ns)
+        device = Device(plane, open_udp, scheduler, tun.fd, tun.features)
+        stack.enter_context(contextlib.closing(device))
+
+        def on_plane_event() -> None:
+            if plane.failure is None:
+                device.on_events()
+            else:
+                end_because(f"data thread: {plane.failure}")
+
+        loop.add_reader(plane.event_fd, on_plane_event)
+        stack.callback(loop.remove_reader, plane.event_fd)
+        deleted = partial(end_because, "interface deleted")
+        link.watch(loop, device.up, device.down, plane.set_mtu, deleted)
+        stack.callback(link.unwatch, loop)
+
+        server = UapiServer(device.configure, device.snapshot)
+        stack.callback(server.close)
+        await server.serve(listener.dup())  # ours stays open: it guards the identity of the file
+        if file is not None:
+            removed = partial(end_because, "socket removed")
+            stack.enter_context(contextlib.closing(SocketWatch(file, removed)))
+            stack.callback(file.remove)  # first, for a successor may be waiting for the name
+        on_ready()
+        _log.info("ready: AEAD %s, TUN %r", plane.aead, tun.features)
+        reason = await end
+        on_end(reason)
+        _log.info("ends: %s", reason)
+
+
+# ---- what it opens, and what to tell the user when that fails ------------------------------------
+
+
+def _open_tun(options: Options) -> Tun:
+    name = options.interface
+    if options.tun_fd is not None:
+        try:
+            return adopt_tun(options.tun_fd, offload=options.tun_offload)
+        except OSError as error:
+            raise StartError(f"WG_TUN_FD is unfit: {error.strerror}") from error
+    reasons = {
+        errno.ENOENT: "there is no /dev/net/tun: load the module tun",
+        errno.ENODEV: "there is no TUN driver: load the module tun",
+        errno.EACCES: "no permission for /dev/net/tun: run as root",
+        errno.EPERM: "no permission to make an interface: run as root (it takes CAP_NET_ADMIN)",
+        errno.EBUSY: f"the interface {name} exists and is in use",
+        errno.EINVAL: f"an interface {name} of another kind exists",
+    }
+    try:
+        return open_tun(name, vnet_hdr=options.vnet_hdr, offload=options.tun_offload)
+    except OSError as error:
+        other = f"cannot make the interface {name}: {error.strerror}"
+        raise StartError(reasons.get(error.errno or 0, other)) from error
+
+
+def _open_link(tun: Tun, options: Options) -> Link:
+    try:
+        link = Link(tun.fd)
+    except OSError as error:
+        raise StartError(f"cannot watch the interface: {error.strerror}") from error
+    with contextlib.suppress(OSError):  # it works without
+        link.set_gso_max_size(GSO_MAX_SIZE)
+        if options.tun_fd is None:
+            link.set_mtu(DEFAULT_MTU)
+    return link
+
+
+def _open_uapi(name: str, options: Options) -> socket.socket:
+    try:
+        if options.uapi_fd is None:
+            return open_socket(name, group=options.socket_gid)
+        listener = socket.socket(fileno=options.uapi_fd)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise StartError(f"the socket {error.filename} is in use") from error
+        given = "WG_UAPI_FD" if options.uapi_fd is not None else error.filename
+        raise StartError(f"cannot listen on {given}: {error.strerror}") from error
+    listener.setblocking(False)
+    listener.set_inheritable(False)
+    return listener
+
+
+def _socket_file(listener: socket.socket) -> SocketFile | None:
+    """None for a given socket that has no file to watch and to remove."""
+    try:
+        return SocketFile.of(listener)
+    except OSError:
+        return None
+
+
+def _open_plane(aead: str | None) -> Plane:
+    try:
+        return Plane(aead)
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            raise StartError(f"WGPY_AEAD: there is no {aead!r} here") from error
+        raise
+
+
+# ---- process and log -----------------------------------------------------------------------------
+
+
+def _inherited_descriptors(options: Options) -> list[int]:
+    """What the caller left open but did not mean for us; call it before anything is opened."""
+    meant = {0, 1, 2, options.tun_fd, options.uapi_fd}
+    listed = [int(name) for name in os.listdir("/proc/self/fd")]
+    return [fd for fd in listed if fd not in meant and os.path.exists(f"/proc/self/fd/{fd}")]
+
+
+def _go_to_background(inherited: list[int]) -> Callable[[bytes], None]:
+    """Returns, in the daemon, the way to report READY or why there was none, once.
+
+    The calling process ends in here with the daemon's first report.  The daemon belongs to no
+    terminal or session and keeps nothing of the caller's open.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    read_fd, write_fd = os.pipe()
+    child = os.fork()
+    if child:
+        os.close(write_fd)
+        _leave_when_ready(child, read_fd)
+    os.close(read_fd)
+    os.setsid()
+    if os.fork():
+        os._exit(0)  # a session leader could get a terminal
+    os.chdir("/")
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    for fd in (null, *inherited):
+        os.close(fd)
+    pipe = os.fdopen(write_fd, "wb", buffering=0)
+
+    def report(message: bytes) -> None:
+        if not pipe.closed:
+            with pipe:
+                pipe.write(message)
+
+    return report
+
+
+def _leave_when_ready(child: int, read_fd: int) -> NoReturn:
+    """Never returns, nor unwinds: what is open belongs to the daemon now."""
+    status = 1
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, END_SIGNALS)
+        os.waitpid(child, 0)
+        with os.fdopen(read_fd, "rb") as pipe:
+            message = pipe.read()
+        if message == READY:
+            status = 0
+        else:
+            print(f"wgpy: {message.decode() or 'ended before it was ready'}", file=sys.stderr)
+            sys.stderr.flush()
+    finally:
+        os._exit(status)
+
+
+def _log_to_stderr(options: Options) -> None:
+    handler = logging.StreamHandler()
+    if goes_to_journal(STDERR, options.journal_stream):
+        _log_to(handler, JournalFormatter, "%(message)s", options)
+    else:
+        _log_to(handler, logging.Formatter, "%(asctime)s %(levelname)s %(message)s", options)
+
+
+def _log_to_syslog(options: Options) -> None:
+    if not SYSLOG.exists():
+        logging.disable()
+        return
+    from logging.handlers import SysLogHandler  # slow to import
+
+    handler = SysLogHandler(str(SYSLOG), SysLogHandler.LOG_DAEMON)
+    handler.ident = f"wgpy[{os.getpid()}]: "
+    _log_to(handler, logging.Formatter, "%(message)s", options)
+
+
+def _log_to(
+    handler: logging.Handler, formatter: type[logging.Formatter], form: str, options: Options
+) -> None:
+    form = form.replace("%(message)s", f"{options.interface}: %(message)s")
+    handler.setFormatter(formatter(form))
+    logging.basicConfig(handlers=[handler], level=options.log_level)

@@ -1,0 +1,157 @@
+"""Opens the UDP sockets: IPv4 and IPv6 on one port, with all on that the data threads need.
+
+Each ability is asked for and given up on refusal.  The sockets stay blocking: the receive side says
+MSG_DONTWAIT, and a send that waits is the back-pressure towards the TUN.
+"""
+
+import contextlib
+import errno
+import os
+import re
+import socket
+
+from wgpy.dataplane.plane import Feature
+
+BUFFER_LEN = 7 << 20  # bytes each way; the default of 208 KiB drops at speed
+PORT_ATTEMPTS = 100  # for a random port that both families give us
+GRO_FROM_LINUX = (5, 12)  # before, UDP_GRO is there but not to be trusted
+MISSING_FAMILY = (errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.EADDRNOTAVAIL)
+
+# <linux/in.h>, <linux/in6.h>, <linux/udp.h>, <asm/socket.h>
+IP_PKTINFO = 8
+IP_MTU_DISCOVER = 10
+IPV6_MTU_DISCOVER = 23
+PMTUDISC_DONT = 0
+UDP_SEGMENT = 103
+UDP_GRO = 104
+SO_SNDBUFFORCE = 32
+SO_RCVBUFFORCE = 33
+
+
+class BoundSockets:
+    """The pair of sockets; a missing family has descriptor -1.
+
+    features are those of Feature that concern UDP.
+    """
+
+    __slots__ = ("_sockets", "features", "port", "udp4_fd", "udp6_fd")
+
+    def __init__(
+        self, udp4: socket.socket | None, udp6: socket.socket | None, features: Feature
+    ) -> None:
+        """Takes over bound sockets, one at least."""
+        self._sockets = [s for s in (udp4, udp6) if s is not None]
+        self.features = features
+        self.port: int = self._sockets[0].getsockname()[1]
+        self.udp4_fd = -1 if udp4 is None else udp4.fileno()
+        self.udp6_fd = -1 if udp6 is None else udp6.fileno()
+
+    def set_fwmark(self, fwmark: int) -> None:
+        """Marks outgoing packets; 0 for none.  Raises OSError."""
+        for udp in self._sockets:
+            udp.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, fwmark)
+
+    def close(self) -> None:
+        """Frees the port."""
+        for udp in self._sockets:
+            udp.close()
+
+
+def open_sockets(port: int, fwmark: int, *, gso: bool = True, gro: bool = True) -> BoundSockets:
+    """Binds both families to the port, or to a random one when it is 0.
+
+    gso and gro switch off UDP_SEGMENT and UDP_GRO.  A family that the host lacks is left out.
+    Raises OSError: EADDRINUSE, or EAFNOSUPPORT when the host has neither.
+    """
+    udp4, udp6 = _bind_pair(port)
+    pair = [udp for udp in (udp4, udp6) if udp is not None]
+    try:
+        features = Feature(0)
+        if gso and all(_can_segment(udp) for udp in pair):
+            features |= Feature.UDP_GSO
+        if gro and all(_receives_coalesced(udp) for udp in pair):
+            features |= Feature.UDP_GRO
+        sockets = BoundSockets(udp4, udp6, features)
+        if fwmark:
+            sockets.set_fwmark(fwmark)
+    except OSError:
+        for udp in pair:
+            udp.close()
+        raise
+    return sockets
+
+
+def _bind_pair(port: int) -> tuple[socket.socket | None, socket.socket | None]:
+    for attempt in range(1, PORT_ATTEMPTS + 1):
+        udp4 = _bind(socket.AF_INET, port)
+        try:
+            udp6 = _bind(socket.AF_INET6, udp4.getsockname()[1] if udp4 else port)
+        except OSError as error:
+            if udp4 is not None:
+                udp4.close()
+            if port or error.errno != errno.EADDRINUSE or attempt == PORT_ATTEMPTS:
+                raise
+            continue
+        if udp4 is None and udp6 is None:
+            break
+        return udp4, udp6
+    raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+
+
+def _bind(family: socket.AddressFamily, port: int) -> socket.socket | None:
+    """A configured socket bound to any address, or None when the host lacks the family."""
+    with contextlib.ExitStack() as stack:
+        try:
+            udp = stack.enter_context(socket.socket(family, socket.SOCK_DGRAM))
+            _configure(udp)
+            udp.bind(("" if family == socket.AF_INET else "::", port))
+        except OSError as error:
+            if error.errno in MISSING_FAMILY:
+                return None
+            raise
+        stack.pop_all()
+    return udp
+
+
+def _configure(udp: socket.socket) -> None:
+    """Local address and TOS with each datagram, deep buffers, and fragments, not black holes.
+
+    The kernel module lets the outer packet be fragmented (it never sets DF); so do we.
+    """
+    if udp.family == socket.AF_INET:
+        udp.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
+        udp.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
+        udp.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, PMTUDISC_DONT)
+    else:
+        udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+        udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
+        udp.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, PMTUDISC_DONT)
+    for forced, polite in (
+        (SO_RCVBUFFORCE, socket.SO_RCVBUF),
+        (SO_SNDBUFFORCE, socket.SO_SNDBUF),
+    ):
+        try:
+            udp.setsockopt(socket.SOL_SOCKET, forced, BUFFER_LEN)
+        except PermissionError:
+            udp.setsockopt(socket.SOL_SOCKET, polite, BUFFER_LEN)
+
+
+def _can_segment(udp: socket.socket) -> bool:
+    try:
+        udp.getsockopt(socket.IPPROTO_UDP, UDP_SEGMENT)
+    except OSError:
+        return False
+    return True
+
+
+def _receives_coalesced(udp: socket.socket) -> bool:
+    """Switches UDP_GRO on, where it can be trusted."""
+    version = tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2])
+    if version < GRO_FROM_LINUX:
+        return False
+    try:
+        udp.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
+    except OSError:
+        return False
+    return True

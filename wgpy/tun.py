@@ -1,0 +1,111 @@
+"""Opens the TUN device: from then on a plain descriptor with certain abilities.
+
+Frames carry a virtio_net_hdr so that the kernel can hand over and take super-packets; each ability
+is asked for and given up on refusal, because old kernels and other drivers lack some.  See
+Documentation/networking/tuntap.rst of Linux.
+"""
+
+import errno
+import fcntl
+import os
+import struct
+from dataclasses import dataclass
+
+from wgpy.dataplane.plane import Feature
+
+DEFAULT_MTU = 1420  # 1500 less IPv6, UDP and WireGuard headers
+NAME_MAX = 15  # IFNAMSIZ less the final zero
+
+# <linux/if_tun.h>
+TUNSETIFF = 0x400454CA
+TUNGETIFF = 0x800454D2
+TUNSETOFFLOAD = 0x400454D0
+TUNSETVNETHDRSZ = 0x400454D8
+IFF_TUN = 0x0001
+IFF_NO_PI = 0x1000
+IFF_VNET_HDR = 0x4000
+TUN_F_CSUM = 0x01
+TUN_F_TSO4 = 0x02
+TUN_F_TSO6 = 0x04
+TUN_F_USO4 = 0x20
+TUN_F_USO6 = 0x40
+
+INTERFACE_REQUEST = struct.Struct("=16sH22x")  # struct ifreq: name, flags
+VNET_HDR_LEN = struct.pack("=i", 10)
+
+
+@dataclass(frozen=True, slots=True)
+class Tun:
+    """An open TUN queue; features are those of Feature that concern the TUN."""
+
+    fd: int
+    features: Feature
+
+    def close(self) -> None:
+        """Closes the queue, which deletes an interface that was made for it."""
+        os.close(self.fd)
+
+
+def check_name(name: str) -> None:
+    """Raises ValueError, saying why, for what the kernel does not take as an interface name."""
+    if not name:
+        raise ValueError("the interface name is empty")
+    if len(os.fsencode(name)) > NAME_MAX:
+        raise ValueError(f"the interface name {name!r} is longer than {NAME_MAX} bytes")
+    if name in (".", "..") or any(c in "/:%" or c.isspace() or not c.isprintable() for c in name):
+        raise ValueError(f"{name!r} is no valid interface name")
+
+
+def open_tun(name: str, *, vnet_hdr: bool = True, offload: bool = True) -> Tun:
+    """Makes the interface, or takes over a persistent TUN that nobody holds.
+
+    vnet_hdr and offload switch off the header and the super-packets.  Raises OSError.
+    """
+    fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        flags = IFF_TUN | IFF_NO_PI | (IFF_VNET_HDR if vnet_hdr else 0)
+        fcntl.ioctl(fd, TUNSETIFF, INTERFACE_REQUEST.pack(name.encode(), flags))
+        return Tun(fd, _set_features(fd, vnet_hdr, offload))
+    except OSError:
+        os.close(fd)
+        raise
+
+
+def adopt_tun(fd: int, *, offload: bool = True) -> Tun:
+    """Takes over an open TUN queue.  Raises OSError when it is none, or has packet headers."""
+    flags = _interface(fd)[1]
+    if not flags & IFF_TUN or not flags & IFF_NO_PI:
+        raise OSError(errno.EINVAL, "not a TUN queue without packet information (IFF_NO_PI)")
+    os.set_blocking(fd, False)
+    os.set_inheritable(fd, False)
+    return Tun(fd, _set_features(fd, bool(flags & IFF_VNET_HDR), offload))
+
+
+def interface_name(fd: int) -> str:
+    """The present name of a TUN queue's interface.  Raises OSError (EBADFD) once it is deleted."""
+    return _interface(fd)[0]
+
+
+def _interface(fd: int) -> tuple[str, int]:
+    reply = fcntl.ioctl(fd, TUNGETIFF, bytes(INTERFACE_REQUEST.size))
+    name, flags = INTERFACE_REQUEST.unpack(reply)
+    return name.rstrip(b"\0").decode(), flags
+
+
+def _set_features(fd: int, vnet_hdr: bool, offload: bool) -> Feature:
+    if not vnet_hdr:
+        return Feature(0)
+    fcntl.ioctl(fd, TUNSETVNETHDRSZ, VNET_HDR_LEN)
+    tcp = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6
+    steps = (
+        (tcp | TUN_F_USO4 | TUN_F_USO6, Feature.TUN_TSO | Feature.TUN_USO),  # from Linux 6.2
+        (tcp, Feature.TUN_TSO),
+    )
+    for wanted, features in steps if offload else ():
+        try:
+            fcntl.ioctl(fd, TUNSETOFFLOAD, wanted)
+        except OSError:
+            continue
+        return Feature.VNET_HDR | features
+    fcntl.ioctl(fd, TUNSETOFFLOAD, 0)
+    return Feature.VNET_HDR
