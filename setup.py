@@ -1,4 +1,4 @@
-"""The two things that pyproject.toml cannot say: the cffi module and the manual pages."""
+"""What pyproject.toml cannot say: the cffi module, and files that are not Python's."""
 
 from glob import glob
 
@@ -6,5 +6,8 @@ from setuptools import setup
 
 setup(
     cffi_modules=["wgpy/dataplane/build.py:ffibuilder"],
-    data_files=[("share/man/man8", glob("man/*.8"))],
+    data_files=[
+        ("share/man/man8", glob("man/*.8")),
+        ("lib/systemd/system", glob("systemd/*.service")),
+    ],
 )
