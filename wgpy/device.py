@@ -12,7 +12,7 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import chain
 from typing import Final, Protocol
 
@@ -429,7 +429,7 @@ def _refuse_invalid(change: DeviceChange) -> None:
     for peer in peers:
         _require(_fits(peer.persistent_keepalive_s, 16), "a keepalive interval is 0 to 65535")
         _require(peer.endpoint is None or _is_endpoint(peer.endpoint), "no endpoint")
-        _require(all(map(_is_prefix, peer.allowed_ips)), "no IP prefix")
+        _require(_are_prefixes(peer.allowed_ips), "no IP prefix")
 
 
 def _require(condition: bool, reason: str) -> None:
@@ -445,5 +445,8 @@ def _is_endpoint(endpoint: Endpoint) -> bool:
     return len(endpoint.address) in (4, 16) and _fits(endpoint.port, 16)
 
 
-def _is_prefix(prefix: AllowedIP) -> bool:
-    return len(prefix.address) in (4, 16) and 0 <= prefix.cidr <= 8 * len(prefix.address)
+def _are_prefixes(prefixes: Iterable[AllowedIP]) -> bool:
+    return all(
+        0 <= cidr <= 32 if len(address) == 4 else len(address) == 16 and 0 <= cidr <= 128
+        for address, cidr, _ in prefixes
+    )

@@ -5,7 +5,7 @@ import os
 import signal
 import struct
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntFlag
 from socket import AF_INET, AF_INET6
@@ -33,6 +33,7 @@ TRANSPORT_OVERHEAD: Final[int] = lib.WG_TRANSPORT_OVERHEAD
 # Implementation constants.
 MAX_PEERS: Final[int] = lib.WG_MAX_PEERS
 EVENT_RING: Final[int] = lib.WG_EVENT_RING
+FEW_ALLOWED_IPS: Final = 16  # most peers have no more
 
 SESSION_CURRENT: Final = 1  # bits of PeerStats.sessions
 SESSION_PREVIOUS: Final = 2
@@ -76,7 +77,7 @@ class Session:
     initiator: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that makes each take five times as long to make
 class PeerStats:
     """Traffic counters (bytes) and stamps (ns, 0 = never) of a peer; see wg_peer_stats in api.h."""
 
@@ -175,10 +176,15 @@ def _event_from_c(c: Any) -> PendingEvent | MessageEvent:
     )
 
 
-def _pack_allowed_ip(entry: AllowedIP) -> bytes:
-    address, cidr, remove = entry
+def _pack_allowed_ips(entries: Iterable[AllowedIP]) -> bytes:
+    pack = _ALLOWED_IP.pack
     try:
-        return _ALLOWED_IP.pack(address, _IP_VERSION[len(address)], cidr, remove)
+        return b"".join(
+            [
+                pack(address, _IP_VERSION[len(address)], cidr, remove)
+                for address, cidr, remove in entries
+            ]
+        )
     except (KeyError, struct.error):
         raise OSError(errno.EINVAL, "not an address of 4 or 16 bytes with a prefix") from None
 
@@ -207,6 +213,10 @@ class Plane:
         self._threads: list[threading.Thread] = []
         self._failure: OSError | None = None
         self._clock_offset_ns = 0
+        self._stats = ffi.new("wg_peer_stats *")  # for stats() to read into, again and again
+        self._few_allowed_ips = ffi.new(
+            "wg_allowedip[]", FEW_ALLOWED_IPS
+        )  # for allowed_ips(), likewise
         try:
             for _ in range(3):
                 self._eventfds.append(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
@@ -344,7 +354,7 @@ class Plane:
 
     def stats(self, slot: int) -> PeerStats:
         """Read counters, stamps and endpoint."""
-        c = ffi.new("wg_peer_stats *")
+        c = self._stats
         _checked(lib.wg_peer_stats_read(self._device, slot, c))
         return PeerStats(
             tx_bytes=c.tx_bytes,
@@ -381,7 +391,7 @@ class Plane:
 
         Host bits are masked.  A prefix of another peer moves here.
         """
-        packed = b"".join(map(_pack_allowed_ip, entries))
+        packed = _pack_allowed_ips(entries)
         c_entries = ffi.from_buffer("wg_allowedip[]", packed)
         _checked(lib.wg_allowedips_change(self._device, slot, c_entries, len(entries)))
 
@@ -391,12 +401,16 @@ class Plane:
 
     def allowed_ips(self, slot: int) -> list[AllowedIP]:
         """List the peer's prefixes in order of insertion."""
-        count = _checked(lib.wg_allowedips_list(self._device, slot, ffi.NULL, 0))
-        entries = ffi.new("wg_allowedip[]", count)
-        _checked(lib.wg_allowedips_list(self._device, slot, entries, count))
+        entries = self._few_allowed_ips
+        count = _checked(lib.wg_allowedips_list(self._device, slot, entries, FEW_ALLOWED_IPS))
+        if count > FEW_ALLOWED_IPS:
+            entries = ffi.new("wg_allowedip[]", count)
+            _checked(lib.wg_allowedips_list(self._device, slot, entries, count))
+        used = ffi.buffer(entries, count * _ALLOWED_IP.size)
+        new = tuple.__new__  # AllowedIP() takes twice as long
         return [
-            AllowedIP(address if version == 6 else address[:4], cidr)
-            for address, version, cidr, _remove in _ALLOWED_IP.iter_unpack(ffi.buffer(entries))
+            new(AllowedIP, (address if version == 6 else address[:4], cidr, False))
+            for address, version, cidr, _remove in _ALLOWED_IP.iter_unpack(used)
         ]
 
     def lookup(self, address: bytes) -> int | None:
