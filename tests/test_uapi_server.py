@@ -868,6 +868,27 @@ def test_the_watch_tells_nothing_else_and_only_once(directory: Path) -> None:
     assert told == []
 
 
+def test_the_watch_does_without_inotify_when_the_host_has_no_more(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(path: Path) -> int:
+        raise OSError(errno.EMFILE, f"no inotify for {path}")
+
+    monkeypatch.setattr("wgpy.uapi.server._inotify_open", exhausted)
+    monkeypatch.setattr("wgpy.uapi.server._LOOK_INTERVAL_S", 0.01)
+
+    async def main() -> None:
+        with open_socket("wg0", directory) as sock:
+            removed = asyncio.Event()
+            file = SocketFile.of(sock)
+            with contextlib.closing(SocketWatch(file, removed.set)):
+                file.path.unlink()
+                async with asyncio.timeout(20):
+                    await removed.wait()
+
+    asyncio.run(main())
+
+
 def test_the_watch_of_a_missing_file_is_refused(directory: Path) -> None:
     async def main() -> None:
         with open_socket("wg0", directory) as sock:

@@ -261,12 +261,15 @@ def _umask(mask: int) -> Iterator[None]:
 _IN_ATTRIB: Final = 0x4  # among others: one name of the file less
 _IN_DELETE_SELF: Final = 0x400
 _IN_MOVE_SELF: Final = 0x800
+_OUT_OF_INOTIFY: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC)
+_LOOK_INTERVAL_S: Final = 1.0
 
 
 class SocketWatch:
     """Tells when a socket's file is removed, renamed or replaced.
 
-    The control loop must be running.
+    The control loop must be running.  A host has few inotify instances per user (128 by default,
+    inotify(7)); without one, the watch looks once a second.
     """
 
     def __init__(self, file: SocketFile, on_removed: Callable[[], None]) -> None:
@@ -274,11 +277,24 @@ class SocketWatch:
         self._file = file
         self._on_removed = on_removed
         self._loop = asyncio.get_running_loop()
-        self._fd = _inotify_open(file.path)
-        self._loop.add_reader(self._fd, self._on_readable)
+        self._fd = -1
+        self._timer: asyncio.TimerHandle | None = None
+        try:
+            self._fd = _inotify_open(file.path)
+        except OSError as error:
+            if error.errno not in _OUT_OF_INOTIFY:
+                raise
+            if not file.exists():
+                raise FileNotFoundError(errno.ENOENT, "no such socket", str(file.path)) from error
+            _log.info("no inotify (%s): looking at the socket every second", error.strerror)
+            self._timer = self._loop.call_later(_LOOK_INTERVAL_S, self._look)
+        else:
+            self._loop.add_reader(self._fd, self._on_readable)
 
     def close(self) -> None:
         """Watch no more."""
+        if self._timer is not None:
+            self._timer.cancel()
         if self._fd >= 0:
             self._loop.remove_reader(self._fd)
             os.close(self._fd)
@@ -286,6 +302,13 @@ class SocketWatch:
 
     def _on_readable(self) -> None:
         os.read(self._fd, 4096)
+        self._tell_if_gone()
+
+    def _look(self) -> None:
+        self._timer = self._loop.call_later(_LOOK_INTERVAL_S, self._look)
+        self._tell_if_gone()
+
+    def _tell_if_gone(self) -> None:
         if not self._file.exists():
             self.close()
             self._on_removed()
@@ -295,7 +318,8 @@ def _inotify_open(path: Path) -> int:
     libc = ctypes.CDLL(None, use_errno=True)  # the standard library has no inotify
     fd: int = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
     if fd < 0:
-        raise OSError(ctypes.get_errno(), "inotify_init1 failed")
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
     mask = _IN_ATTRIB | _IN_DELETE_SELF | _IN_MOVE_SELF
     if libc.inotify_add_watch(fd, os.fsencode(path), mask) < 0:
         code = ctypes.get_errno()
