@@ -9,6 +9,7 @@ import errno
 import os
 import re
 import socket
+import struct
 
 from wgpy.dataplane.plane import Feature
 
@@ -49,7 +50,7 @@ class BoundSockets:
     def set_fwmark(self, fwmark: int) -> None:
         """Marks outgoing packets; 0 for none.  Raises OSError."""
         for udp in self._sockets:
-            udp.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, fwmark)
+            udp.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, struct.pack("=I", fwmark))
 
     def close(self) -> None:
         """Frees the port."""

@@ -1,14 +1,14 @@
-"""Fixtures for tests with real interfaces; each test has namespaces of its own."""
+"""Fixtures for tests with real interfaces, in namespaces of a test's own or of a module's."""
 
 import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from netns.lab import Namespace, Side, run
+from netns.lab import Namespace, Side, key_pair
 
 NEEDED = ("ip", "ping", "wg", "wg-quick", "ss", "nft", "iperf3")
 numbers = itertools.count()
@@ -30,9 +30,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
-@pytest.fixture
-def namespace() -> Iterator[Callable[..., Namespace]]:
-    """Makes a namespace; all are gone after the test, with what runs in them."""
+@contextmanager
+def namespaces() -> Iterator[Callable[..., Namespace]]:
+    """Makes namespaces; all are gone at the end, with what runs in them."""
     with ExitStack() as stack:
 
         def make(outer4: str = "", outer6: str = "") -> Namespace:
@@ -44,10 +44,9 @@ def namespace() -> Iterator[Callable[..., Namespace]]:
         yield make
 
 
-@pytest.fixture
-def hosts(namespace: Callable[..., Namespace]) -> tuple[Namespace, Namespace]:
+def join_two(make: Callable[..., Namespace]) -> tuple[Namespace, Namespace]:
     """Two hosts joined by a cable."""
-    pair = namespace("192.0.2.1", "2001:db8::1"), namespace("192.0.2.2", "2001:db8::2")
+    pair = make("192.0.2.1", "2001:db8::1"), make("192.0.2.2", "2001:db8::2")
     left, right = pair
     veth = ["type", "veth", "peer", "name", "cable", "netns", right.name]
     left.run("ip", "link", "add", "cable", *veth)
@@ -58,15 +57,51 @@ def hosts(namespace: Callable[..., Namespace]) -> tuple[Namespace, Namespace]:
     return pair
 
 
+def plan_sides(hosts: tuple[Namespace, Namespace], directory: Path) -> tuple[Side, Side]:
+    """Interfaces that are yet to be made."""
+
+    def side(host: Namespace, number: int) -> Side:
+        interface = f"wg{os.getpid()}-{next(numbers)}"
+        inner = f"10.77.0.{number}", f"fd77::{number}"
+        return Side(host, interface, *key_pair(), *inner, directory)
+
+    return side(hosts[0], 1), side(hosts[1], 2)
+
+
+@pytest.fixture
+def namespace() -> Iterator[Callable[..., Namespace]]:
+    """Makes a namespace; all are gone after the test."""
+    with namespaces() as make:
+        yield make
+
+
+@pytest.fixture
+def hosts(namespace: Callable[..., Namespace]) -> tuple[Namespace, Namespace]:
+    """Two hosts joined by a cable."""
+    return join_two(namespace)
+
+
 @pytest.fixture
 def sides(hosts: tuple[Namespace, Namespace], tmp_path: Path) -> tuple[Side, Side]:
     """Two hosts with keys; the interfaces are for the test to make."""
+    return plan_sides(hosts, tmp_path)
 
-    def side(host: Namespace, number: int) -> Side:
-        private_key = run(["wg", "genkey"]).strip()
-        public_key = run(["wg", "pubkey"], stdin=private_key).strip()
-        interface = f"wg{os.getpid()}-{next(numbers)}"
-        inner = f"10.77.0.{number}", f"fd77::{number}"
-        return Side(host, interface, private_key, public_key, *inner, tmp_path)
 
-    return side(hosts[0], 1), side(hosts[1], 2)
+@pytest.fixture(scope="module")
+def linked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Side, Side]]:
+    """Two sides with daemons that the tests of a module share, linked by a tunnel."""
+    with namespaces() as make:
+        left, right = plan_sides(join_two(make), tmp_path_factory.mktemp("sides"))
+        for side, peer in ((left, right), (right, left)):
+            side.host.run("wgpy", side.interface)
+            side.configure(side.settings(peer))
+        yield left, right
+
+
+@pytest.fixture
+def tunnel(linked: tuple[Side, Side]) -> tuple[Side, Side]:
+    """The shared tunnel with new keys, so that nothing is left of what was before or on its way."""
+    left, right = (side.with_new_keys() for side in linked)
+    left.setconf(left.settings(right))
+    right.setconf(right.settings(left))
+    return left, right

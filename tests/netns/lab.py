@@ -2,11 +2,13 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -64,6 +66,12 @@ def run(argv: Sequence[str], stdin: str = "", timeout_s: float = 30.0, check: bo
     )
     assert not check or done.returncode == 0, f"{argv}: {done.stdout}{done.stderr}"
     return done.stdout
+
+
+def key_pair() -> tuple[str, str]:
+    """A new private key, and its public key."""
+    private_key = run(["wg", "genkey"]).strip()
+    return private_key, run(["wg", "pubkey"], stdin=private_key).strip()
 
 
 @dataclass(frozen=True)
@@ -128,6 +136,10 @@ class Side:
     directory: Path
     port: int = 51820
 
+    def with_new_keys(self) -> "Side":
+        private_key, public_key = key_pair()
+        return replace(self, private_key=private_key, public_key=public_key)
+
     @property
     def socket(self) -> Path:
         return SOCKETS / f"{self.interface}.sock"
@@ -156,6 +168,9 @@ class Side:
     def quick(self, action: str) -> None:
         self.host.run("wg-quick", action, str(self.config))
 
+    def setconf(self, settings: str, inside: Namespace | None = None) -> None:
+        (inside or self.host).run("wg", "setconf", self.interface, "/dev/stdin", stdin=settings)
+
     def configure(self, settings: str, inside: Namespace | None = None) -> None:
         """What wg-quick does, by hand, with the interface in whatever namespace."""
         host = inside or self.host
@@ -166,9 +181,58 @@ class Side:
         port = f":{self.port} "
         eventually(lambda: port in self.host.run("ss", "-uln"), "an open UDP port")
 
+    def show(self, *field: str) -> str:
+        """What `wg show` tells of all, or of one field."""
+        return self.host.run("wg", "show", self.interface, *field).removesuffix("\n")
+
+    def set(self, *arguments: str, stdin: str = "") -> None:
+        self.host.run("wg", "set", self.interface, *arguments, stdin=stdin)
+
     def handshake_time(self) -> int:
         """Unix time of the last handshake with the only peer, 0 for never."""
-        return int(self.host.run("wg", "show", self.interface, "latest-handshakes").split()[1])
+        return int(self.show("latest-handshakes").split()[1])
+
+
+def connect(side: Side) -> socket.socket:
+    """To the daemon."""
+    client = socket.socket(socket.AF_UNIX)
+    client.settimeout(20)
+    client.connect(os.fspath(side.socket))
+    return client
+
+
+def read_reply(client: socket.socket) -> str:
+    reply = bytearray()
+    while not reply.endswith(b"\n\n"):
+        piece = client.recv(1 << 16)
+        assert piece, f"the connection ended after {bytes(reply[-80:])!r}"
+        reply += piece
+    return reply.decode()
+
+
+@contextmanager
+def taken(host: Namespace, port: int) -> Iterator[None]:
+    """Somebody else has the UDP port."""
+    bind = f"import socket; s = socket.socket(type=2); s.bind(('', {port})); print(); input()"
+    holder = subprocess.Popen(
+        host.argv(sys.executable, "-uc", bind),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    try:
+        yield
+    finally:
+        holder.communicate("\n", timeout=5)
+
+
+def ask(side: Side, request: str) -> str:
+    """The whole answer to one request of the configuration protocol."""
+    with connect(side) as client:
+        client.sendall(request.encode())
+        return read_reply(client)
 
 
 def ping(host: Namespace, address: str, size: int = 56, count: int = 3) -> None:

@@ -1,5 +1,6 @@
 """The daemon's life: what holds when its caller goes on, and everything that ends it."""
 
+import os
 import re
 import signal
 import subprocess
@@ -143,6 +144,26 @@ def test_offloads_can_be_switched_off(sides: tuple[Side, Side], off: str) -> Non
     ping(left.host, right.inner4)
 
 
+def test_variables_of_other_implementations_do_no_harm(sides: tuple[Side, Side]) -> None:
+    side = sides[0]
+    theirs = "WG_SUDO=1", "WG_THREADS=4", "LOG_LEVEL=nonsense", "WG_PROCESS_FOREGROUND=0"
+    side.host.run("env", *theirs, "wgpy", side.interface)
+    assert side.host.run("wg", "show", side.interface, "fwmark") == "off\n"
+
+
+def test_it_replaces_a_socket_that_a_killed_daemon_left_behind(
+    sides: tuple[Side, Side], left: Side
+) -> None:
+    os.kill(daemon_pid(left), signal.SIGKILL)
+    eventually(lambda: not left.host.has_interface(left.interface), "the end of the interface")
+    assert left.socket.exists()
+    left.host.run("wgpy", left.interface)
+    sides[1].host.run("wgpy", sides[1].interface)
+    for side, peer in (sides, sides[::-1]):
+        side.configure(side.settings(peer))
+    ping(left.host, sides[1].inner4)
+
+
 # ---- end -----------------------------------------------------------------------------------------
 
 
@@ -164,11 +185,19 @@ def test_removing_the_socket_ends_it(left: Side) -> None:
     assert_ends(left)
 
 
+@pytest.mark.parametrize(
+    ("environment", "flags"),
+    [
+        (["LOG_LEVEL=info"], ["-f"]),
+        (["LOG_LEVEL=verbose"], ["--foreground"]),
+        (["LOG_LEVEL=debug", "WG_PROCESS_FOREGROUND=1"], []),
+    ],
+)
 def test_in_the_foreground_it_stays_until_a_signal_and_reports_success(
-    sides: tuple[Side, Side],
+    sides: tuple[Side, Side], environment: list[str], flags: list[str]
 ) -> None:
     side = sides[0]
-    process = side.host.popen("env", "LOG_LEVEL=info", "wgpy", "-f", side.interface)
+    process = side.host.popen("env", *environment, "wgpy", *flags, side.interface)
     eventually(side.socket.exists, "the socket")
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)

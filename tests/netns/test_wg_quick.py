@@ -83,14 +83,6 @@ def test_down_leaves_nothing_behind(sides: tuple[Side, Side]) -> None:
     assert traces(left.host) == before
 
 
-def test_up_follows_down_without_a_pause(sides: tuple[Side, Side]) -> None:
-    left, right = sides
-    left.write_config(right)
-    for _ in range(3):
-        left.quick("up")
-        left.quick("down")
-
-
 def test_a_pipe_behind_up_ends_with_it(sides: tuple[Side, Side]) -> None:
     left, right = sides
     left.write_config(right)
