@@ -13,6 +13,7 @@ import re
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -298,6 +299,12 @@ def tunnel(implementation: Implementation, pin_daemons: bool = False) -> Iterato
         yield made
 
 
+def _listens(path: Path) -> bool:
+    """Whether wg can talk to it; the file is there a moment earlier."""
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(os.fspath(path)) == 0
+
+
 @contextlib.contextmanager
 def _daemon(host: Host, implementation: Implementation) -> Iterator[int]:
     """Its pid, as soon as wg can talk to it."""
@@ -314,7 +321,7 @@ def _daemon(host: Host, implementation: Implementation) -> Iterator[int]:
                 log.seek(0)
                 tail = " ".join("".join(log.readlines()[-5:]).split())
                 raise LabError(f"{implementation.name} ended by itself: {tail}")
-            return host.socket.exists()
+            return _listens(host.socket)
 
         until(is_ready, f"the socket of {implementation.name}")
         yield process.pid

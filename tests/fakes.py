@@ -16,13 +16,18 @@ from itertools import count
 from random import Random
 
 from wgpy.config import AllowedIP, Endpoint
+from wgpy.cookie import _xchacha20poly1305, cookie_key
+from wgpy.dataplane._core import lib
 from wgpy.dataplane.plane import (
+    EVENT_RING,
     KEEPALIVE_TIMEOUT_S,
     MESSAGE_COOKIE_REPLY,
     MESSAGE_INITIATION,
     MESSAGE_RESPONSE,
     MESSAGE_TRANSPORT,
+    REJECT_AFTER_MESSAGES,
     REJECT_AFTER_TIME_S,
+    REKEY_AFTER_MESSAGES,
     REKEY_AFTER_TIME_S,
     REKEY_TIMEOUT_S,
     MessageEvent,
@@ -35,6 +40,8 @@ from wgpy.dataplane.plane import (
 
 S = 1_000_000_000  # nanoseconds
 WIRE_LEN = 32  # header and tag of a transport message
+STAGED_MAX = lib.WG_STAGED_MAX
+REPLAY_WINDOW = lib.WG_REPLAY_WINDOW
 
 
 class FakeHandle:
@@ -186,7 +193,18 @@ class FakeKeypair:
     confirmed: bool = False
     asked_last_minute: bool = False
     send_counter: int = 0
+    newest: int = 0  # highest counter received
     seen: set[int] = field(default_factory=set)
+
+    def is_new(self, counter: int) -> bool:
+        """Tell whether a counter was not received before (RFC 6479), and remember it."""
+        if counter in self.seen or self.newest - counter > REPLAY_WINDOW:
+            return False
+        if counter >= REJECT_AFTER_MESSAGES:
+            return False
+        self.newest = max(self.newest, counter)
+        self.seen.add(counter)
+        return True
 
 
 @dataclass(slots=True)
@@ -217,6 +235,7 @@ class FakePlane(Plane):
         self.peers: dict[int, FakePeer] = {}
         self.indexes: dict[int, tuple[int, FakeKeypair | None]] = {}  # -> slot, session
         self.mac1_key: bytes | None = None
+        self.cookie_key: bytes | None = None
         self.io: PlaneIO | None = None
         self.mtu = 0
         self.here = Endpoint(sockets.address, 0)  # where we receive, once started
@@ -251,6 +270,9 @@ class FakePlane(Plane):
     def set_mac1_key(self, key: bytes | None) -> None:
         self.mac1_key = key
 
+    def set_cookie_key(self, key: bytes | None) -> None:
+        self.cookie_key = key
+
     def counters(self) -> dict[str, int]:
         return {}
 
@@ -278,11 +300,11 @@ class FakePlane(Plane):
 
     def add_peer(self) -> int:
         slot = next(slot for slot in count() if slot not in self.peers)
-        self.peers[slot] = FakePeer(slot, NO_TRAFFIC)
+        self.peers[slot] = FakePeer(slot, replace(NO_TRAFFIC))
         return slot
 
     def remove_peer(self, slot: int) -> None:
-        self.clear_allowed_ips(slot)
+        self.replace_allowed_ips(slot, ())
         self.drop_keypairs(slot)
         self.indexes = {i: entry for i, entry in self.indexes.items() if entry[0] != slot}
         self._pending.pop(slot, None)
@@ -337,8 +359,9 @@ class FakePlane(Plane):
             elif self._owners.get(prefix) == slot:
                 del self._owners[prefix]
 
-    def clear_allowed_ips(self, slot: int) -> None:
+    def replace_allowed_ips(self, slot: int, entries: Sequence[AllowedIP]) -> None:
         self._owners = {prefix: owner for prefix, owner in self._owners.items() if owner != slot}
+        self.change_allowed_ips(slot, entries)
 
     def allowed_ips(self, slot: int) -> list[AllowedIP]:
         return [AllowedIP(*prefix) for prefix, owner in self._owners.items() if owner == slot]
@@ -428,6 +451,7 @@ class FakePlane(Plane):
         """Take a packet from the TUN that is the peer's."""
         peer = self.peers[slot]
         peer.staged.append(payload)
+        del peer.staged[:-STAGED_MAX]  # the oldest
         self._send_staged(peer)
 
     def receive(self, datagram: Datagram) -> None:
@@ -440,21 +464,27 @@ class FakePlane(Plane):
             self._receive_handshake(datagram)
 
     def inject(self, event: MessageEvent) -> None:
-        """Put a handshake message in the ring."""
-        self._messages.append(event)
-        self._wake()
+        """Put a handshake message in the ring, if there is room."""
+        if len(self._messages) < EVENT_RING:
+            self._messages.append(event)
+            self._wake()
 
     def _send_staged(self, peer: FakePeer) -> None:
         if self.io is None or not peer.staged or peer.stats.endpoint is None:
             return
         keypair = peer.next if peer.next is not None and peer.next.confirmed else peer.current
-        if keypair is None or not keypair.can_send or self._age_s(keypair) >= REJECT_AFTER_TIME_S:
-            self._ask_handshake(peer)
-            return
-        while peer.staged:
+        while peer.staged and keypair is not None and self._can_seal(keypair):
             self._seal(peer, keypair, peer.staged.pop(0))
-        if keypair.session.initiator and self._age_s(keypair) >= REKEY_AFTER_TIME_S:
+        if peer.staged or keypair is None or self._should_rekey(keypair):
             self._ask_handshake(peer)
+
+    def _can_seal(self, keypair: FakeKeypair) -> bool:
+        fresh = self._age_s(keypair) < REJECT_AFTER_TIME_S
+        return keypair.can_send and fresh and keypair.send_counter < REJECT_AFTER_MESSAGES
+
+    def _should_rekey(self, keypair: FakeKeypair) -> bool:
+        aged = keypair.session.initiator and self._age_s(keypair) >= REKEY_AFTER_TIME_S
+        return aged or keypair.send_counter > REKEY_AFTER_MESSAGES
 
     def _seal(self, peer: FakePeer, keypair: FakeKeypair, payload: bytes) -> None:
         assert peer.stats.endpoint is not None
@@ -467,15 +497,13 @@ class FakePlane(Plane):
 
     def _receive_transport(self, datagram: Datagram) -> None:
         index = int.from_bytes(datagram.data[4:8], "little")
-        counter = int.from_bytes(datagram.data[8:16], "little")
         slot, keypair = self.indexes.get(index, (0, None))
         if keypair is None or self._age_s(keypair) >= REJECT_AFTER_TIME_S:
             return
-        body, tag = datagram.data[:-16], datagram.data[-16:]
-        if tag != _mac(keypair.session.receive_key, body) or counter in keypair.seen:
+        payload = self._open(keypair, datagram.data)
+        if payload is None:
             return
-        keypair.seen.add(counter)
-        peer, payload = self.peers[slot], body[16:]
+        peer = self.peers[slot]
         if keypair is peer.next and not keypair.confirmed:
             keypair.confirmed = True
             self._pend(slot, "key_confirmed")
@@ -483,6 +511,13 @@ class FakePlane(Plane):
         self._rekey_on_receive(peer)
         if payload:
             self.payloads.append((slot, payload))
+
+    def _open(self, keypair: FakeKeypair, message: bytes) -> bytes | None:
+        """The payload of a genuine message that did not come before."""
+        body, tag = message[:-16], message[-16:]
+        genuine = tag == _mac(keypair.session.receive_key, body)
+        counter = int.from_bytes(message[8:16], "little")
+        return body[16:] if genuine and keypair.is_new(counter) else None
 
     def _rekey_on_receive(self, peer: FakePeer) -> None:
         keypair = peer.current
@@ -529,11 +564,13 @@ class FakePlane(Plane):
         return (self._loop.now_ns - keypair.session.created_ns) / S
 
     def _update(self, slot: int, **changes: object) -> None:
-        peer = self.peers[slot]
-        peer.stats = replace(peer.stats, **changes)  # type: ignore[arg-type]
+        stats = self.peers[slot].stats
+        for name, value in changes.items():
+            setattr(stats, name, value)
 
     def _stamp_sent(self, peer: FakePeer, length: int, *, data: bool) -> None:
         now_ns, stats = self._loop.now_ns, peer.stats
+        first = data and not stats.tx_unanswered_since_ns
         self._update(
             peer.slot,
             tx_bytes=stats.tx_bytes + length,
@@ -542,11 +579,12 @@ class FakePlane(Plane):
             tx_data_ns=now_ns if data else stats.tx_data_ns,
             tx_unanswered_since_ns=stats.tx_unanswered_since_ns or (now_ns if data else 0),
         )
-        if data and not stats.tx_unanswered_since_ns:
+        if first:
             self._arm(peer, KEEPALIVE_TIMEOUT_S + REKEY_TIMEOUT_S)
 
     def _stamp_received(self, peer: FakePeer, source: Endpoint, length: int, *, data: bool) -> None:
         now_ns, stats = self._loop.now_ns, peer.stats
+        first = data and not stats.rx_unanswered_since_ns
         self._update(
             peer.slot,
             endpoint=source,
@@ -556,7 +594,7 @@ class FakePlane(Plane):
             rx_data_ns=now_ns if data else stats.rx_data_ns,
             rx_unanswered_since_ns=stats.rx_unanswered_since_ns or (now_ns if data else 0),
         )
-        if data and not stats.rx_unanswered_since_ns:
+        if first:
             self._arm(peer, KEEPALIVE_TIMEOUT_S)
 
     def _arm(self, peer: FakePeer, timeout_s: int) -> None:
@@ -582,6 +620,13 @@ class FakePlane(Plane):
         self.on_readable()
         if self._pending or self._messages:  # an eventfd stays readable
             self._wake()
+
+
+def cookie_reply(to: bytes, public_key: bytes, cookie: bytes, nonce: bytes = bytes(24)) -> bytes:
+    """What the owner of public_key answers under load to a message 1 or 2."""
+    aead, short_nonce = _xchacha20poly1305(cookie_key(public_key), nonce)
+    encrypted = aead.encrypt(short_nonce, cookie, to[-32:-16])
+    return b"\x03\0\0\0" + to[4:8] + nonce + encrypted
 
 
 def _mac(key: bytes, data: bytes) -> bytes:

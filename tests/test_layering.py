@@ -21,7 +21,7 @@ ARROWS: dict[str, set[str]] = {
         "wgpy.link",
         "wgpy.notify",
     },
-    "wgpy.device": {"wgpy.peer", "wgpy.ratelimiter"},
+    "wgpy.device": {"wgpy.peer"},
     "wgpy.peer": {"wgpy.noise", "wgpy.cookie", "wgpy.timers", PLANE},
     "wgpy.noise": {"wgpy.messages", "wgpy.tai64n"},
     "wgpy.cookie": {"wgpy.messages"},
@@ -32,7 +32,6 @@ ARROWS: dict[str, set[str]] = {
     "wgpy.sockets": {PLANE},
     "wgpy.link": {"wgpy.tun"},
     "wgpy.tun": {PLANE},
-    "wgpy.ratelimiter": {"wgpy.config"},
     PLANE: {"wgpy.config", "wgpy.errors", CORE},
 }
 

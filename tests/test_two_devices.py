@@ -1,137 +1,19 @@
-"""Two devices with the real data plane, over loopback; a socket pair stands for each TUN.
+"""Two devices with the real data plane, over loopback (see loopback.py)."""
 
-Time is real, but for the jumps that a test makes.  Nobody sleeps: `until` serves both devices until
-something has come true.
-"""
-
-import select
 import socket
-import struct
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
-from heapq import heappop, heappush
-from itertools import count
+from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
-from fakes import FakeHandle, S
+from fakes import S
+from loopback import LOOPBACK, PATIENCE_S, Host, Loop
 
-from wgpy.config import AllowedIP, DeviceChange, Endpoint, PeerChange, PeerSnapshot
-from wgpy.dataplane.plane import SESSION_CURRENT, PeerStats, Plane
-from wgpy.device import Device
+from wgpy.config import AllowedIP, Endpoint, PeerChange
+from wgpy.cookie import CookieGenerator
+from wgpy.dataplane.plane import INITIATION_LEN, LOAD, SESSION_CURRENT
 from wgpy.noise import StaticKey
-from wgpy.sockets import open_sockets
 
 pytestmark = pytest.mark.threads
-
-PATIENCE_S = 10  # until a test fails
-EPOCH_NS = 1_700_000_000 * S
-LOOPBACK = {4: socket.inet_aton("127.0.0.1"), 6: socket.inet_pton(socket.AF_INET6, "::1")}
-IPV4 = struct.Struct("!BBHHHBBH4s4s")
-NO_NEXT_HEADER = 59
-
-
-def packet(source: bytes, destination: bytes, payload: bytes) -> bytes:
-    """An IPv4 packet of a protocol that nobody looks into."""
-    length = IPV4.size + len(payload)
-    fields = (0x45, 0, length, 0, 0, 64, NO_NEXT_HEADER)
-    words = struct.unpack("!10H", IPV4.pack(*fields, 0, source, destination))
-    total = sum(words)
-    total = (total & 0xFFFF) + (total >> 16)
-    checksum = ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
-    return IPV4.pack(*fields, checksum, source, destination) + payload
-
-
-class Loop:
-    """Serves the devices' events and timers, on the planes' clock."""
-
-    def __init__(self) -> None:
-        self.planes: list[Plane] = []
-        self._devices: dict[int, Device] = {}
-        self._poll = select.poll()
-        self._order = count()
-        self._calls: list[tuple[int, int, FakeHandle]] = []
-
-    def add(self, plane: Plane, device: Device) -> None:
-        self.planes.append(plane)
-        self._devices[plane.event_fd] = device
-        self._poll.register(plane.event_fd, select.POLLIN)
-
-    def call_at(self, when_ns: int, callback: Callable[[], None]) -> FakeHandle:
-        handle = FakeHandle(callback)
-        heappush(self._calls, (when_ns, next(self._order), handle))
-        return handle
-
-    def advance(self, seconds: float) -> None:
-        """Jump; what has become due happens in the next `until`."""
-        for plane in self.planes:
-            plane.advance_clock(round(seconds * S))
-
-    def until(self, condition: Callable[[], object]) -> None:
-        end_ns = self.planes[0].now_ns() + PATIENCE_S * S
-        while not condition():
-            assert self.planes[0].now_ns() < end_ns, "it did not come true"
-            for fd, _ in self._poll.poll(5):
-                self._devices[fd].on_events()
-            self._make_calls()
-
-    def _make_calls(self) -> None:
-        while self._calls and self._calls[0][0] <= self.planes[0].now_ns():
-            _, _, handle = heappop(self._calls)
-            if handle.callback is not None:
-                handle.callback()
-
-
-class Host:
-    """A device whose tunnel address is 10.0.0.NUMBER."""
-
-    def __init__(self, stack: ExitStack, loop: Loop, number: int) -> None:
-        self.private_key = bytes([number]) * 32
-        self.public_key = StaticKey(self.private_key).public_key
-        self.address = bytes([10, 0, 0, number])
-        inside, self.tun = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        for end in (inside, self.tun):
-            end.setblocking(False)
-            stack.enter_context(closing(end))
-        self.plane = stack.enter_context(closing(Plane()))
-        self.device = Device(
-            self.plane,
-            open_sockets,
-            loop,
-            inside.fileno(),
-            tun_features=0,
-            wall_clock=lambda: EPOCH_NS + self.plane.now_ns(),  # it makes the same jumps
-        )
-        stack.enter_context(closing(self.device))
-        self.received: list[bytes] = []
-        loop.add(self.plane, self.device)
-
-    def configure(self, *peers: PeerChange, **changes: object) -> None:
-        self.device.configure(DeviceChange(peers=peers, **changes))  # type: ignore[arg-type]
-
-    def send(self, other: "Host", payload: bytes, source: bytes = b"") -> None:
-        self.tun.send(packet(source or self.address, other.address, payload))
-
-    def read(self) -> list[bytes]:
-        """All payloads that came out of the tunnel so far."""
-        while True:
-            try:
-                frame = self.tun.recv(65535)
-            except BlockingIOError:
-                return self.received
-            self.received.append(frame[IPV4.size :])
-
-    @property
-    def port(self) -> int:
-        return self.device.snapshot().listen_port
-
-    @property
-    def peer(self) -> PeerSnapshot:
-        [peer] = self.device.snapshot().peers
-        return peer
-
-    @property
-    def stats(self) -> PeerStats:
-        return self.plane.stats(0)
 
 
 class World:
@@ -175,7 +57,7 @@ def world() -> Iterator[World]:
 def test_packets_pass_both_ways(any_world: World) -> None:
     any_world.converse()
     for host, other in (any_world.a, any_world.b), (any_world.b, any_world.a):
-        assert host.peer.last_handshake_ns > 0
+        any_world.loop.until(lambda host=host: host.peer.last_handshake_ns)
         assert host.peer.endpoint == Endpoint(any_world.loopback, other.port)
         assert host.stats.sessions == SESSION_CURRENT
 
@@ -291,3 +173,35 @@ def test_another_private_key_ends_the_sessions(world: World) -> None:
     allowed = (AllowedIP(world.a.address, 32),)
     world.b.configure(PeerChange(StaticKey(other_key).public_key, allowed_ips=allowed))
     world.pass_payload(world.a, world.b, b"who am I?")
+
+
+def flood(world: World) -> None:
+    """Fill b's ring with initiations that cost a handshake, while b has no time for them."""
+    cookies = CookieGenerator(world.b.public_key)
+    before = world.b.plane.counters()["rx_under_load"]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        udp.connect(("127.0.0.1", world.b.port))
+        for number in range(2 * LOAD):
+            rubbish = b"\x01\0\0\0" + number.to_bytes(4, "little") + b"\xe1" * 108
+            udp.send(cookies.add_macs(rubbish, 0))
+    end_ns = world.b.plane.now_ns() + PATIENCE_S * S
+    while world.b.plane.counters()["rx_under_load"] == before:
+        assert world.b.plane.now_ns() < end_ns, "no load"
+
+
+def test_under_load_a_peer_gets_in_with_its_second_attempt(world: World) -> None:
+    flood(world)
+    before = world.b.plane.counters()["tx_cookie_replies"]
+    world.a.send(world.b, b"ping")
+    world.loop.until(lambda: world.a.stats.tx_bytes == INITIATION_LEN)
+    world.loop.until(lambda: world.b.plane.counters()["tx_cookie_replies"] > before)
+    world.loop.advance(5.4)
+    flood(world)
+    world.loop.until(lambda: world.b.read() == [b"ping"])
+    assert world.a.device.bad_messages == 0
+
+
+def test_a_flood_leaves_a_session_alone(world: World) -> None:
+    world.converse()
+    flood(world)
+    world.converse()

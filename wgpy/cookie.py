@@ -1,14 +1,12 @@
-"""mac1, mac2 and cookie replies (5.3, 5.4.4, 5.4.7): refusing floods before any Curve25519.
+"""mac1 and mac2 of the messages that we send, and the cookies that we get for them (5.4.4, 5.4.7).
 
-mac1 shows that the sender knows our public key.  mac2 shows that it also reads what we send to its
-address: it is keyed with a cookie, a MAC of that address under a secret of ours.  Whether mac2 is
-asked for is the caller's rule (ratelimiter.LoadGauge).
+mac1 shows that the sender knows the receiver's public key.  mac2 shows that it also reads what is
+sent to its address: it is keyed with a cookie, a MAC of that address under a secret of the
+receiver, who asks for it under load.  The receiver's side is dataplane/cookie.c: no flood comes up
+to Python.
 """
 
-import os
-from collections.abc import Callable
 from hashlib import blake2s
-from hmac import compare_digest
 from struct import Struct
 from typing import Final
 
@@ -18,31 +16,27 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 
 from wgpy.errors import BadMessage
-from wgpy.messages import (
-    MAC_LEN,
-    MACS_LEN,
-    CookieReplyMessage,
-    pack_cookie_reply,
-    parse_cookie_reply_untrusted,
-    sender_index,
-)
+from wgpy.messages import MAC_LEN, parse_cookie_reply_untrusted
 
 LABEL_MAC1: Final = b"mac1----"  # 5.4
 LABEL_COOKIE: Final = b"cookie--"  # 5.4
 
 _NS_PER_S = 1_000_000_000
-SECRET_LIFETIME_NS: Final = 120 * _NS_PER_S  # 5.4.7: the secret changes every two minutes
-# The sender gives a cookie up 5 s earlier, an allowance for the way, as the Linux kernel does.
+# The receiver's secret changes every 120 s (5.4.7).  The sender gives a cookie up 5 s earlier, an
+# allowance for the way, as the Linux kernel does.
 COOKIE_LIFETIME_NS: Final = (120 - 5) * _NS_PER_S
 
-_SECRET_LEN = 32
-_NONCE_LEN = 24
 _NO_MAC2 = bytes(MAC_LEN)
 
 
 def mac1_key(public_key: bytes) -> bytes:
     """Return the key of mac1 in messages to the owner of `public_key` (5.4.4)."""
     return blake2s(LABEL_MAC1 + public_key).digest()
+
+
+def cookie_key(public_key: bytes) -> bytes:
+    """Return the key of cookie replies from the owner of `public_key` (5.4.7)."""
+    return blake2s(LABEL_COOKIE + public_key).digest()
 
 
 class CookieGenerator:
@@ -53,7 +47,7 @@ class CookieGenerator:
     def __init__(self, remote_public: bytes) -> None:
         """Start without a cookie, for the peer with this public key."""
         self._mac1_key = mac1_key(remote_public)
-        self._cookie_key = _cookie_key(remote_public)
+        self._cookie_key = cookie_key(remote_public)
         self._cookie = b""
         self._expires_ns = 0
         self._unanswered_mac1: bytes | None = None
@@ -84,51 +78,6 @@ class CookieGenerator:
         self._cookie = cookie
         self._expires_ns = now_ns + COOKIE_LIFETIME_NS
         self._unanswered_mac1 = None
-
-
-class CookieChecker:
-    """The macs of the messages that we receive, and the cookies that we give."""
-
-    __slots__ = ("_cookie_key", "_mac1_key", "_random", "_secret", "_secret_expires_ns")
-
-    def __init__(self, local_public: bytes, random: Callable[[int], bytes] = os.urandom) -> None:
-        """Check messages to our public key; `random(n)` gives n bytes for secrets and nonces."""
-        self._mac1_key = mac1_key(local_public)
-        self._cookie_key = _cookie_key(local_public)
-        self._random = random
-        self._secret = b""
-        self._secret_expires_ns = 0  # the first use makes one
-
-    def mac1_valid(self, message: bytes) -> bool:
-        """Tell whether message 1 or 2 (whole) comes from somebody who knows our public key."""
-        mac1 = message[-MACS_LEN:-MAC_LEN]
-        return compare_digest(mac1, _mac(self._mac1_key, message[:-MACS_LEN]))
-
-    def mac2_valid(self, message: bytes, source: bytes, now_ns: int) -> bool:
-        """Tell whether message 1 or 2 carries the cookie that we gave to its source.
-
-        `source` is the address (4 or 16 bytes) and the port (2), in network order.
-        """
-        expected = _mac(self._cookie(source, now_ns), message[:-MAC_LEN])
-        return compare_digest(message[-MAC_LEN:], expected)
-
-    def reply(self, message: bytes, source: bytes, now_ns: int) -> bytes:
-        """Write the cookie reply of 64 bytes to message 1 or 2, whose mac1 must have been valid."""
-        nonce = self._random(_NONCE_LEN)
-        aead, short_nonce = _xchacha20poly1305(self._cookie_key, nonce)
-        mac1 = message[-MACS_LEN:-MAC_LEN]
-        encrypted = aead.encrypt(short_nonce, self._cookie(source, now_ns), mac1)
-        return pack_cookie_reply(CookieReplyMessage(sender_index(message), nonce, encrypted))
-
-    def _cookie(self, source: bytes, now_ns: int) -> bytes:
-        if now_ns >= self._secret_expires_ns:
-            self._secret = self._random(_SECRET_LEN)
-            self._secret_expires_ns = now_ns + SECRET_LIFETIME_NS
-        return _mac(self._secret, source)
-
-
-def _cookie_key(public_key: bytes) -> bytes:
-    return blake2s(LABEL_COOKIE + public_key).digest()
 
 
 def _mac(key: bytes, data: bytes) -> bytes:

@@ -3,15 +3,14 @@
 One way in for each thing: `configure` for requests, `snapshot` for questions, `up` and `down` for
 the link, `on_events` for what C has to tell.  All run on the control thread and none of them waits.
 
-A handshake message is judged in this order (5.3): size, type and mac1 in C; under load mac2, or
-else a cookie reply, then a rate per source; the handshake itself last, for it is what costs.
+C has refused what is cheap to refuse of handshake messages (5.3).  Those that wait stay there until
+their turn, so that it sees when there are too many.
 """
 
 import errno
 import logging
 import secrets
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import chain
 from typing import Final, Protocol
@@ -25,27 +24,17 @@ from wgpy.config import (
     Endpoint,
     PeerChange,
 )
-from wgpy.cookie import CookieChecker, mac1_key
-from wgpy.dataplane.plane import (
-    EVENT_RING,
-    MAX_PEERS,
-    MessageEvent,
-    PendingEvent,
-    Plane,
-    PlaneIO,
-)
+from wgpy.cookie import cookie_key, mac1_key
+from wgpy.dataplane.plane import MAX_PEERS, MessageEvent, PendingEvent, Plane, PlaneIO
 from wgpy.errors import BadMessage, ConfigError
 from wgpy.messages import MessageType
 from wgpy.noise import RemoteStatic, StaticKey, read_initiation_untrusted
 from wgpy.peer import Handle, Peer, Scheduler, Surroundings
-from wgpy.ratelimiter import LoadGauge, RateLimiter
 
 __all__ = ["BoundSockets", "Device", "Handle", "OpenSockets", "Scheduler"]
 
 # Implementation constants.
 EVENTS_PER_TURN: Final = 64  # handled before others on the control thread have their turn
-BACKLOG: Final = EVENT_RING // 8  # messages taken from C but not handled: enough to see load by
-COOKIE_REPLY_TOS: Final = 0
 
 _logger = logging.getLogger("wgpy.device")
 
@@ -110,7 +99,6 @@ class Device:
 
         self._private_key = ZERO_KEY
         self._identity: StaticKey | None = None
-        self._cookies: CookieChecker | None = None  # as long as there is an identity
         self._listen_port = 0
         self._fwmark = 0
         self._peers: dict[bytes, Peer] = {}  # by public key, in order of creation
@@ -119,11 +107,6 @@ class Device:
         self._up = False
         self._bound: BoundSockets | None = None  # None while down, or when up() found no port
 
-        self._pending: deque[PendingEvent] = deque()
-        self._messages: deque[MessageEvent] = deque()
-        self._turn: Handle | None = None
-        self._load = LoadGauge()
-        self._limiter = RateLimiter()
         self._bad_messages = 0
 
     @property
@@ -151,9 +134,6 @@ class Device:
     def down(self) -> None:
         """Stop all traffic, close the sockets, forget every session and handshake."""
         self._up = False
-        self._pending.clear()
-        self._messages.clear()
-        self._cancel_turn()
         if self._bound is None:
             return
         self._plane.stop()
@@ -161,6 +141,8 @@ class Device:
         self._bound = None
         for peer in self._peers.values():
             peer.stop()
+        while self._plane.take_events(EVENTS_PER_TURN):
+            pass  # what waits was for the sessions and handshakes that are gone
 
     def close(self) -> None:
         """Go down, and forget the peers and who we are."""
@@ -268,14 +250,13 @@ class Device:
             return
         self._private_key = private_key
         self._identity = None if private_key == ZERO_KEY else StaticKey(private_key)
-        self._cookies = None
         public_key = None
         if self._identity is not None:
             public_key = self._identity.public_key
-            self._cookies = CookieChecker(public_key)
             if public_key in self._peers:
                 self._remove_peer(self._peers[public_key])
         self._plane.set_mac1_key(None if public_key is None else mac1_key(public_key))
+        self._plane.set_cookie_key(None if public_key is None else cookie_key(public_key))
         for peer in self._peers.values():
             peer.set_identity(self._identity)
 
@@ -297,8 +278,8 @@ class Device:
         if section.endpoint is not None:
             peer.set_endpoint(section.endpoint)
         if section.replace_allowed_ips:
-            self._plane.clear_allowed_ips(peer.slot)
-        if section.allowed_ips:
+            self._plane.replace_allowed_ips(peer.slot, section.allowed_ips)
+        elif section.allowed_ips:
             self._plane.change_allowed_ips(peer.slot, section.allowed_ips)
         if section.persistent_keepalive_s is not None:
             peer.set_persistent_keepalive(section.persistent_keepalive_s, now_ns)
@@ -321,41 +302,16 @@ class Device:
     # ---- events ------------------------------------------------------------------------------
 
     def on_events(self) -> None:
-        """Handle what C has to tell, up to EVENTS_PER_TURN; the rest in the next turn of the loop.
+        """Handle what C has to tell, up to EVENTS_PER_TURN.
 
-        Call it when the plane's event_fd is readable.
+        Call it as long as the plane's event_fd is readable, once in each turn of the loop.
         """
-        self._cancel_turn()
         now_ns = self._plane.now_ns()
-        self._take_events()
-        under_load = self._load.observe(len(self._messages), EVENT_RING, now_ns)
-        for _ in range(EVENTS_PER_TURN):
-            if self._pending:
-                self._handle_pending(self._pending.popleft(), now_ns)
-            elif self._messages:
-                self._handle_message(self._messages.popleft(), under_load, now_ns)
-            else:
-                break
-        if self._pending or self._messages:
-            self._turn = self._around.scheduler.call_at(now_ns, self.on_events)
-
-    def _take_events(self) -> None:
-        """Fill the two queues, within bounds.  What stays in C keeps event_fd readable."""
-        room = BACKLOG - len(self._messages)
-        if self._pending or room == 0:
-            return
-        for event in self._plane.take_events(room):
-            if not self._up:
-                continue  # left over from before
+        for event in self._plane.take_events(EVENTS_PER_TURN):
             if isinstance(event, PendingEvent):
-                self._pending.append(event)
+                self._handle_pending(event, now_ns)
             else:
-                self._messages.append(event)
-
-    def _cancel_turn(self) -> None:
-        if self._turn is not None:
-            self._turn.cancel()
-            self._turn = None
+                self._handle_message(event, now_ns)
 
     def _handle_pending(self, event: PendingEvent, now_ns: int) -> None:
         peer = self._peers_by_slot.get(event.slot)
@@ -370,21 +326,19 @@ class Device:
 
     # ---- handshake messages ------------------------------------------------------------------
 
-    def _handle_message(self, event: MessageEvent, under_load: bool, now_ns: int) -> None:
+    def _handle_message(self, event: MessageEvent, now_ns: int) -> None:
         try:
-            self._handle_message_untrusted(event, under_load, now_ns)
+            self._handle_message_untrusted(event, now_ns)
         except BadMessage as error:
             self._bad_messages += 1
             _logger.debug("handshake message refused: %s", error)
 
-    def _handle_message_untrusted(self, event: MessageEvent, under_load: bool, now_ns: int) -> None:
-        if self._identity is None or self._cookies is None:
+    def _handle_message_untrusted(self, event: MessageEvent, now_ns: int) -> None:
+        if self._identity is None:
             raise BadMessage("no private key is set")
         kind = event.data[0]
         if kind == MessageType.COOKIE_REPLY:
             self._addressee(event).take_cookie(event.data, now_ns)
-        elif under_load and not self._admit(self._cookies, event, now_ns):
-            return
         elif kind == MessageType.INITIATION:
             initiation = read_initiation_untrusted(self._identity, event.data, self._find_remote)
             peer = self._peers[initiation.public_key]
@@ -401,18 +355,6 @@ class Device:
     def _find_remote(self, public_key: bytes) -> RemoteStatic | None:
         peer = self._peers.get(public_key)
         return None if peer is None else peer.remote_static()
-
-    def _admit(self, cookies: CookieChecker, event: MessageEvent, now_ns: int) -> bool:
-        """Under load, tell whether a message is worth its cost; its sender may get a cookie."""
-        source = event.source.address + event.source.port.to_bytes(2, "big")
-        if cookies.mac2_valid(event.data, source, now_ns):
-            return self._limiter.allow(event.source.address, now_ns)
-        reply = cookies.reply(event.data, source, now_ns)
-        try:
-            self._plane.send_message(None, event.source, reply, COOKIE_REPLY_TOS, now_ns)
-        except OSError as error:
-            _logger.debug("cookie reply not sent: %s", error)
-        return False
 
 
 # ---- what a request may hold ---------------------------------------------------------------------

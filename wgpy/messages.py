@@ -18,7 +18,6 @@ MACS_LEN = 2 * MAC_LEN
 _INITIATION = Struct("<II32s48s28s")  # type, sender, ephemeral, encrypted static and timestamp
 _RESPONSE = Struct("<III32s16s")  # type, sender, receiver, ephemeral, encrypted nothing
 _COOKIE_REPLY = Struct("<II24s32s")  # type, receiver, nonce, encrypted cookie
-_SENDER_INDEX = Struct("<4xI")
 
 INITIATION_LEN = _INITIATION.size + MACS_LEN
 RESPONSE_LEN = _RESPONSE.size + MACS_LEN
@@ -99,19 +98,6 @@ def pack_response(message: ResponseMessage) -> bytes:
         message.ephemeral_public,
         message.encrypted_nothing,
     )
-
-
-def pack_cookie_reply(message: CookieReplyMessage) -> bytes:
-    """Lay out a cookie reply: 64 bytes, complete."""
-    return _COOKIE_REPLY.pack(
-        MessageType.COOKIE_REPLY, message.receiver_index, message.nonce, message.encrypted_cookie
-    )
-
-
-def sender_index(message: bytes) -> int:
-    """Return the sender's index of message 1 or 2: to whom a cookie reply goes."""
-    index: int = _SENDER_INDEX.unpack_from(message)[0]
-    return index
 
 
 def _fields(layout: Struct, length: int, expected: MessageType, data: bytes) -> tuple[Any, ...]:

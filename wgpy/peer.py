@@ -78,6 +78,7 @@ class Peer:
         "_remote",
         "_running",
         "_timers",
+        "_wall_offset_ns",
         "last_handshake_ns",
         "preshared_key",
         "public_key",
@@ -101,6 +102,7 @@ class Peer:
         self._cookies = CookieGenerator(public_key)
         self._initiator: InitiatorState | None = None
         self._greatest_timestamp = b""
+        self._wall_offset_ns = 0
         self._last_initiation_ns: int | None = None
         self._gate_ns = 0
         self._timers = Timers(around.randbelow)
@@ -268,7 +270,7 @@ class Peer:
             return
         self._set_gate(now_ns + REKEY_TIMEOUT_NS)
         try:
-            message = self._write_initiation()
+            message = self._write_initiation(now_ns)
         except BadMessage as error:
             _logger.debug("%s: no handshake: %s", self, error)
             return
@@ -276,14 +278,23 @@ class Peer:
         self._send_handshake(message, now_ns)
         self._timers.handshake_initiated(now_ns)
 
-    def _write_initiation(self) -> bytes:
+    def _write_initiation(self, now_ns: int) -> bytes:
         remote = self.remote_static()
         assert self._local is not None, "remote_static refuses to work without an identity"
         self._forget_handshake()
         index = self._plane.reserve_index(self.slot)
-        timestamp = tai64n(self._around.wall_clock())
+        timestamp = tai64n(self._forward_wall_clock(now_ns))
         message, self._initiator = write_initiation(self._local, remote, index, timestamp)
         return message
+
+    def _forward_wall_clock(self, now_ns: int) -> int:
+        """Return the time for a timestamp: the wall clock's, unless that was set back.
+
+        The peer refuses what is not later than all before (5.1), so time then goes on from where
+        the clock was, until it is there again or we restart.
+        """
+        self._wall_offset_ns = max(self._wall_offset_ns, self._around.wall_clock() - now_ns)
+        return now_ns + self._wall_offset_ns
 
     def _begin_session(self, keys: TransportKeys, now_ns: int) -> None:
         session = Session(

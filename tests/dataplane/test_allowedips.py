@@ -4,6 +4,7 @@ import ctypes
 import errno
 import ipaddress
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -89,8 +90,8 @@ entries = st.builds(
 )
 peers = st.integers(0, PEERS - 1)
 steps = st.lists(
-    st.tuples(st.just("change"), peers, st.lists(entries, max_size=12))
-    | st.tuples(st.sampled_from(["clear", "remove peer"]), peers, st.just([])),
+    st.tuples(st.sampled_from(["change", "replace"]), peers, st.lists(entries, max_size=12))
+    | st.tuples(st.just("remove peer"), peers, st.just([])),
     max_size=12,
 )
 
@@ -103,18 +104,19 @@ def test_any_changes_leave_what_the_model_has(
     plane, model = Plane(), Model()
     slots = [plane.add_peer() for _ in range(PEERS)]
     for step, peer, changes in steps:
-        if step == "change":
-            plane.change_allowed_ips(slots[peer], changes)
-            for change in changes:
-                model.change(peer, change)
-            probes += [change.address for change in changes]
-            continue
-        model.clear(peer)
-        if step == "clear":
-            plane.clear_allowed_ips(slots[peer])
-        else:
-            plane.remove_peer(slots[peer])
-            slots[peer] = plane.add_peer()
+        if step != "change":
+            model.clear(peer)
+        for change in changes:
+            model.change(peer, change)
+        probes += [change.address for change in changes]
+        match step:
+            case "change":
+                plane.change_allowed_ips(slots[peer], changes)
+            case "replace":
+                plane.replace_allowed_ips(slots[peer], changes)
+            case "remove peer":
+                plane.remove_peer(slots[peer])
+                slots[peer] = plane.add_peer()
     for peer, slot in enumerate(slots):
         expected = [AllowedIP(n.network_address.packed, n.prefixlen) for n in model.networks(peer)]
         assert plane.allowed_ips(slot) == expected
@@ -183,15 +185,44 @@ def test_entries_apply_in_order(plane: Plane) -> None:
 def test_one_bad_entry_refuses_all(plane: Plane, bad: AllowedIP) -> None:
     slot = plane.add_peer()
     plane.change_allowed_ips(slot, [prefix("10.0.0.0/8")])
-    with refused(errno.EINVAL):
-        plane.change_allowed_ips(slot, [prefix("10.0.0.0/8", remove=True), prefix("::/0"), bad])
-    assert listed(plane, slot) == ["10.0.0.0/8"]
+    for call in (plane.change_allowed_ips, plane.replace_allowed_ips):
+        with refused(errno.EINVAL):
+            call(slot, [prefix("10.0.0.0/8", remove=True), prefix("::/0"), bad])
+        assert listed(plane, slot) == ["10.0.0.0/8"]
+    plane.replace_allowed_ips(slot, [prefix("::/0")])
+    assert listed(plane, slot) == ["::/0"]
+
+
+@pytest.mark.threads
+def test_replacing_by_the_same_takes_nothing_away_meanwhile(plane: Plane) -> None:
+    """`wg syncconf` replaces the allowed IPs of every peer, mostly by the same, under traffic."""
+    slot = plane.add_peer()
+    kept = [AllowedIP(bytes([10, 0, i >> 8, i & 255]), 32) for i in range(2000)]
+    plane.change_allowed_ips(slot, kept)
+    ended = threading.Event()
+    owners: set[int | None] = set()
+
+    def look() -> None:
+        while not ended.is_set():
+            owners.add(plane.lookup(kept[1000].address))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    for i in range(200):
+        plane.replace_allowed_ips(slot, [*kept, AllowedIP(bytes([11, 0, 0, i]), 32)])
+    ended.set()
+    thread.join()
+    assert owners == {slot}
+    assert listed(plane, slot)[-1] == "11.0.0.199/32"
+    assert len(listed(plane, slot)) == 2001
 
 
 def test_an_unknown_peer_is_refused(plane: Plane) -> None:
-    for call in (plane.allowed_ips, plane.clear_allowed_ips):
+    with refused(errno.ENOENT):
+        plane.allowed_ips(7)
+    for call in (plane.change_allowed_ips, plane.replace_allowed_ips):
         with refused(errno.ENOENT):
-            call(7)
+            call(7, [])
 
 
 def resident_bytes() -> int:
@@ -207,7 +238,7 @@ def test_131000_prefixes_on_one_peer_take_bounded_memory(plane: Plane) -> None:
     assert resident_bytes() - before < 128 << 20
     assert plane.allowed_ips(slot) == many
     assert plane.lookup(many[77_777].address) == slot
-    plane.clear_allowed_ips(slot)
+    plane.replace_allowed_ips(slot, [])
     assert plane.allowed_ips(slot) == []
     assert plane.lookup(many[77_777].address) is None
 
@@ -236,7 +267,7 @@ def test_an_emptied_trie_gives_its_memory_back(plane: Plane) -> None:
     many = [AllowedIP((i * spread % 2**32).to_bytes(4, "big"), 32) for i in range(20_000)]
     before = allocated_bytes()
     plane.change_allowed_ips(slot, many)
-    plane.clear_allowed_ips(slot)
+    plane.replace_allowed_ips(slot, [])
     plane.change_allowed_ips(slot, many)
     plane.change_allowed_ips(slot, [entry._replace(remove=True) for entry in many])
     assert allocated_bytes() - before < 64 << 10

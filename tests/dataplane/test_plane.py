@@ -258,6 +258,8 @@ def test_keys_of_a_wrong_length_are_refused(plane: Plane) -> None:
     with pytest.raises(ValueError, match="32 bytes"):
         plane.set_mac1_key(bytes(31))
     with pytest.raises(ValueError, match="32 bytes"):
+        plane.set_cookie_key(bytes(33))
+    with pytest.raises(ValueError, match="32 bytes"):
         plane.install_keypair(slot, Session(bytes(32), bytes(33), index, 1, 0, True))
     plane.release_index(index)
 

@@ -19,6 +19,7 @@ struct wg_allowedips_node {
     uint64_t key[2];                      /* masked to cidr bits */
     uint8_t cidr;
     uint8_t family; /* 4 or 6 */
+    bool stale;     /* to be removed at the end of wg_allowedips_replace; control */
 };
 
 /* ---- keys ------------------------------------------------------------------------------------ */
@@ -113,6 +114,7 @@ uint32_t wg_allowedips_lookup(wg_device *device, uint8_t family, const uint8_t *
 static void owner_set(struct wg_allowedips_node *node, struct wg_peer *peer)
 {
     node->peer = peer;
+    node->stale = false;
     node->peer_prev = peer->last_allowedip;
     node->peer_next = NULL;
     *(peer->last_allowedip ? &peer->last_allowedip->peer_next : &peer->first_allowedip) = node;
@@ -283,7 +285,7 @@ static void entry_insert(struct wg_peer *peer, const wg_allowedip *entry, const 
     struct wg_allowedips_node *node =
         node_ensure(&peer->device->allowedips, entry->family, key, entry->cidr, spares);
 
-    if (node->peer == peer)
+    if (node->peer == peer && !node->stale)
         return;
     if (node->peer)
         owner_clear(node);
@@ -344,21 +346,43 @@ int wg_allowedips_change(wg_device *device, uint32_t slot, const wg_allowedip *e
     return error;
 }
 
-int wg_allowedips_clear(wg_device *device, uint32_t slot)
+static void owned_mark(struct wg_peer *peer, bool stale)
 {
-    struct wg_peer *peer = wg_peer_find(device, slot);
+    for (struct wg_allowedips_node *node = peer->first_allowedip; node; node = node->peer_next)
+        node->stale = stale;
+}
+
+/* The entries went to the end of the list, so what is stale comes first. */
+static void stale_remove(struct wg_peer *peer)
+{
+    wg_device *device = peer->device;
     struct spares dead = {NULL};
 
-    if (!peer)
-        return -ENOENT;
-    while (peer->first_allowedip) {
+    while (peer->first_allowedip && peer->first_allowedip->stale) {
         pthread_rwlock_wrlock(&device->tables);
-        for (int i = 0; peer->first_allowedip && i < CHANGES_PER_LOCK; i++)
+        for (int i = 0; i < CHANGES_PER_LOCK; i++) {
+            if (!peer->first_allowedip || !peer->first_allowedip->stale)
+                break;
             prefix_remove(&device->allowedips, peer->first_allowedip, &dead);
+        }
         pthread_rwlock_unlock(&device->tables);
         spares_free(&dead);
     }
-    return 0;
+}
+
+int wg_allowedips_replace(wg_device *device, uint32_t slot, const wg_allowedip *entries,
+                          size_t count)
+{
+    struct wg_peer *peer = wg_peer_find(device, slot);
+
+    if (!peer)
+        return -ENOENT;
+    owned_mark(peer, true);
+    int error = wg_allowedips_change(device, slot, entries, count);
+    if (error)
+        owned_mark(peer, false);
+    stale_remove(peer);
+    return error;
 }
 
 /* ---- list ------------------------------------------------------------------------------------ */

@@ -18,8 +18,10 @@ enum {
     WG_REJECT_AFTER_TIME_S = 180,
     WG_REKEY_TIMEOUT_S = 5,
     WG_KEEPALIVE_TIMEOUT_S = 10,
+    WG_COOKIE_SECRET_TIME_S = 120, /* 5.4.7 */
     WG_KEY_LEN = 32,
     WG_TAG_LEN = 16,
+    WG_MAC_LEN = 16,
     WG_NONCE_LEN = 12,
     WG_TRANSPORT_HEADER_LEN = 16,
     WG_TRANSPORT_OVERHEAD = WG_TRANSPORT_HEADER_LEN + WG_TAG_LEN,
@@ -41,6 +43,10 @@ enum {
     WG_STAGED_MAX_BYTES = 1 << 20, /* staged bytes per peer, likewise */
     WG_REPLAY_WINDOW = 8128,       /* usable counters behind the newest (RFC 6479) */
     WG_EVENT_RING = 4096,          /* handshake messages waiting for control */
+    WG_LOAD = WG_EVENT_RING / 8,   /* so many of them are load (5.3, as the kernel module), ... */
+    WG_LOAD_TIME_S = 1,            /* ... for so long, and longer if as many come meanwhile */
+    WG_HANDSHAKES_PER_S = 20,      /* from one source under load (kernel module) ... */
+    WG_HANDSHAKES_BURST = 5,       /* ... and at once */
     WG_WORKERS = 1,                /* data threads per direction that have AEAD contexts */
     WG_MAX_WORKERS = 16,           /* the most that can be built in */
     WG_FRAME_MAX = 65535,          /* one IP packet or super-packet */
@@ -115,7 +121,7 @@ typedef struct {
 
 enum wg_event_kind {
     WG_EVENT_PENDING = 1, /* pending holds bits of enum wg_pending, slot the peer */
-    WG_EVENT_MESSAGE = 2, /* a handshake message whose size, type and mac1 (or index) are right */
+    WG_EVENT_MESSAGE = 2, /* a handshake message that is not cheap to refuse any more (5.3) */
 };
 
 enum wg_pending {
@@ -147,12 +153,16 @@ typedef struct {
     uint64_t tx_invalid;        /* frame from the TUN that is no IP packet we can split */
     uint64_t tx_staged_dropped; /* oldest staged packets pushed out */
     uint64_t tx_send_errors;    /* datagrams the kernel refused */
+    uint64_t tx_unreachables;   /* ICMP errors about the first two, written to the TUN */
+    uint64_t tx_cookie_replies; /* cookie replies sent */
     uint64_t tx_packets;        /* inner packets sealed */
     uint64_t tx_frames;         /* TUN reads */
     uint64_t tx_datagrams;      /* UDP datagrams (GSO sends count each segment) */
     uint64_t tx_calls;          /* sendmmsg messages handed to the kernel */
     uint64_t rx_invalid;        /* datagrams of wrong size or type */
     uint64_t rx_bad_mac1;       /* handshake messages with a wrong mac1 */
+    uint64_t rx_under_load;     /* without a right mac2 under load; some get a cookie reply */
+    uint64_t rx_rate_limited;   /* with one, but from a source that sends too many */
     uint64_t rx_unknown_index;  /* messages for no index of ours */
     uint64_t rx_expired;        /* session older than REJECT_AFTER_TIME */
     uint64_t rx_bad_tag;        /* AEAD refused */
@@ -183,6 +193,8 @@ void wg_device_set_clock_offset(wg_device *device, uint64_t offset_ns);
 void wg_device_set_mtu(wg_device *device, uint32_t mtu);
 /* BLAKE2s(LABEL_MAC1 || our public key) (5.4.4); NULL refuses every handshake message. */
 int wg_device_set_mac1_key(wg_device *device, const uint8_t *key);
+/* BLAKE2s(LABEL_COOKIE || our public key) (5.4.7); with NULL no cookie reply is sent. */
+int wg_device_set_cookie_key(wg_device *device, const uint8_t *key);
 void wg_device_counters(const wg_device *device, wg_counters *counters);
 
 /* Data threads: start publishes io and clears the stop flag, then each thread calls one run
@@ -219,7 +231,10 @@ int wg_peer_received(wg_device *device, uint32_t slot, const wg_endpoint *source
 /* Applies entries in order, all or (-ENOMEM, -EINVAL) none. Host bits are masked. */
 int wg_allowedips_change(wg_device *device, uint32_t slot, const wg_allowedip *entries,
                          size_t count);
-int wg_allowedips_clear(wg_device *device, uint32_t slot);
+/* The same, and removes what the peer had and the entries do not add again; what they do is never
+ * away in between. No entries (NULL, 0): removes all. */
+int wg_allowedips_replace(wg_device *device, uint32_t slot, const wg_allowedip *entries,
+                          size_t count);
 /* Fills up to max entries of the peer, in order of insertion; returns how many the peer has. */
 ssize_t wg_allowedips_list(wg_device *device, uint32_t slot, wg_allowedip *entries, size_t max);
 /* The slot whose prefix is the longest match, or WG_NO_SLOT. family 4 or 6. */
@@ -275,6 +290,13 @@ int wg_aead_seal_once(const char *backend, const uint8_t *key, const uint8_t *no
 int wg_aead_open_once(const char *backend, const uint8_t *key, const uint8_t *nonce,
                       const uint8_t *aad, size_t aad_length, const uint8_t *in, size_t length,
                       uint8_t *out);
+typedef struct wg_ratelimiter wg_ratelimiter;
+/* A token bucket per IPv4 address and per IPv6 /64.  NULL: no memory, or no randomness. */
+wg_ratelimiter *wg_ratelimiter_new(uint32_t per_s, uint32_t burst);
+void wg_ratelimiter_free(wg_ratelimiter *limiter);
+/* 1, and a token of the source's address taken; 0: it has none, or there is no room for its bucket.
+ */
+int wg_ratelimiter_allow(wg_ratelimiter *limiter, const wg_endpoint *source, uint64_t now_ns);
 typedef struct wg_replay wg_replay;
 wg_replay *wg_replay_new(void);
 void wg_replay_free(wg_replay *replay);

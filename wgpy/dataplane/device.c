@@ -1,15 +1,11 @@
-/* The device and its peers: life cycle, identity check, and what a peer knows of its traffic. */
+/* The device and its peers: life cycle, and what a peer knows of its traffic. */
 #include <errno.h>
-#include <openssl/core_names.h>
 #include <openssl/crypto.h>
-#include <openssl/evp.h>
-#include <openssl/params.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 
 #include "internal.h"
 
-#define MAC_LEN     16 /* mac1 and mac2 (5.4) */
 #define MTU_DEFAULT 1420
 #define PEERS_MIN   16
 
@@ -41,59 +37,6 @@ void wg_device_counters(const wg_device *device, wg_counters *counters)
     memcpy(counters, value, sizeof(*counters));
 }
 
-/* ---- mac1 (5.4.4) ---------------------------------------------------------------------------- */
-
-static EVP_MAC_CTX *mac1_context_new(const uint8_t *key)
-{
-    size_t size = MAC_LEN;
-    OSSL_PARAM params[] = {OSSL_PARAM_construct_size_t(OSSL_MAC_PARAM_SIZE, &size),
-                           OSSL_PARAM_construct_end()};
-    EVP_MAC *mac = EVP_MAC_fetch(NULL, "BLAKE2SMAC", NULL);
-    EVP_MAC_CTX *context = mac ? EVP_MAC_CTX_new(mac) : NULL;
-
-    EVP_MAC_free(mac);
-    if (context && EVP_MAC_init(context, key, WG_KEY_LEN, params))
-        return context;
-    EVP_MAC_CTX_free(context);
-    return NULL;
-}
-
-int wg_device_set_mac1_key(wg_device *device, const uint8_t *key)
-{
-    EVP_MAC_CTX *context = key ? mac1_context_new(key) : NULL;
-
-    if (key && !context)
-        return -ENOMEM;
-    pthread_mutex_lock(&device->mac1_lock);
-    EVP_MAC_CTX *old = device->mac1_context;
-    device->mac1_context = context;
-    pthread_mutex_unlock(&device->mac1_lock);
-    EVP_MAC_CTX_free(old);
-    return 0;
-}
-
-/* A NULL key starts again with the one the context has. */
-static bool mac1_compute(EVP_MAC_CTX *context, const uint8_t *data, size_t length, uint8_t *mac)
-{
-    size_t size;
-
-    return context && EVP_MAC_init(context, NULL, 0, NULL) &&
-           EVP_MAC_update(context, data, length) && EVP_MAC_final(context, mac, &size, MAC_LEN);
-}
-
-bool wg_mac1_valid(wg_device *device, const uint8_t *message, uint32_t length)
-{
-    uint8_t mac[MAC_LEN];
-
-    if (length < 2 * MAC_LEN)
-        return false;
-    uint32_t covered = length - 2 * MAC_LEN;
-    pthread_mutex_lock(&device->mac1_lock);
-    bool computed = mac1_compute(device->mac1_context, message, covered, mac);
-    pthread_mutex_unlock(&device->mac1_lock);
-    return computed && CRYPTO_memcmp(mac, message + covered, MAC_LEN) == 0;
-}
-
 /* ---- create and destroy ---------------------------------------------------------------------- */
 
 static void device_locks_init(wg_device *device)
@@ -107,7 +50,7 @@ static void device_locks_init(wg_device *device)
     pthread_rwlockattr_destroy(&attributes);
     pthread_mutex_init(&device->events_lock, NULL);
     pthread_mutex_init(&device->kicks_lock, NULL);
-    pthread_mutex_init(&device->mac1_lock, NULL);
+    pthread_mutex_init(&device->cookie_lock, NULL);
 }
 
 static void device_locks_destroy(wg_device *device)
@@ -115,7 +58,7 @@ static void device_locks_destroy(wg_device *device)
     pthread_rwlock_destroy(&device->tables);
     pthread_mutex_destroy(&device->events_lock);
     pthread_mutex_destroy(&device->kicks_lock);
-    pthread_mutex_destroy(&device->mac1_lock);
+    pthread_mutex_destroy(&device->cookie_lock);
 }
 
 static int device_tables_alloc(wg_device *device)
@@ -127,8 +70,13 @@ static int device_tables_alloc(wg_device *device)
     device->ring = calloc(WG_EVENT_RING, sizeof(wg_event));
     if (!device->ring)
         goto no_ring;
+    device->handshakes = wg_ratelimiter_new(WG_HANDSHAKES_PER_S, WG_HANDSHAKES_BURST);
+    if (!device->handshakes)
+        goto no_handshakes;
     return 0;
 
+no_handshakes:
+    free(device->ring);
 no_ring:
     free(device->indexes);
 no_indexes:
@@ -167,7 +115,8 @@ void wg_device_destroy(wg_device *device)
 {
     for (uint32_t slot = 0; slot < device->slots; slot++)
         wg_peer_remove(device, slot);
-    wg_device_set_mac1_key(device, NULL);
+    OPENSSL_cleanse(device->cookie_secret, sizeof(device->cookie_secret));
+    wg_ratelimiter_free(device->handshakes);
     wg_allowedips_destroy(&device->allowedips);
     device_locks_destroy(device);
     free(device->ring);
@@ -319,7 +268,7 @@ int wg_peer_remove(wg_device *device, uint32_t slot)
 
     if (!peer)
         return -ENOENT;
-    wg_allowedips_clear(device, slot);
+    wg_allowedips_replace(device, slot, NULL, 0);
     pthread_rwlock_wrlock(&device->tables);
     wg_keypairs_clear(peer);
     wg_peer_indexes_clear(peer);

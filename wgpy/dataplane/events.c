@@ -85,6 +85,23 @@ void wg_event_message(wg_device *device, uint32_t slot, const wg_endpoint *sourc
         wg_wake(device->event_fd);
 }
 
+/* What is refused under load counts like what waits: else a flood that never ends would be let in
+ * for a moment every second, as soon as control has caught up. */
+bool wg_events_under_load(wg_device *device, uint64_t now_ns)
+{
+    pthread_mutex_lock(&device->events_lock);
+    bool under_load = now_ns < device->load_until_ns;
+    if (under_load)
+        device->load_messages++;
+    if (device->ring_count >= WG_LOAD || (under_load && device->load_messages >= WG_LOAD)) {
+        under_load = true;
+        device->load_until_ns = now_ns + WG_SECONDS(WG_LOAD_TIME_S);
+        device->load_messages = 0;
+    }
+    pthread_mutex_unlock(&device->events_lock);
+    return under_load;
+}
+
 static int take_pending(wg_device *device, wg_event *events, int max)
 {
     int count = 0;

@@ -8,6 +8,8 @@
  *   keypair.replay_lock     spin; receive threads.
  *   device.events_lock      any thread; the ring, the list of pending peers.
  *   device.kicks_lock       control and send threads; the list of kicked peers.
+ *   device.cookie_lock      receive threads; the secret of cookies.
+ *   ratelimiter.lock        whoever uses the limiter.
  * Counters and stamps are relaxed atomics: each is a single value, read by itself. */
 #ifndef WGPY_INTERNAL_H
 #define WGPY_INTERNAL_H
@@ -15,6 +17,7 @@
 #error "compile with -D_GNU_SOURCE"
 #endif
 #include <linux/virtio_net.h>
+#include <openssl/types.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -189,6 +192,13 @@ struct wg_peer {
 
 #define WG_INDEX_BUCKETS_MIN 1024
 
+struct wg_cookie_keys {           /* control writes; device.tables */
+    uint8_t mac1_key[WG_KEY_LEN]; /* valid while has_mac1 */
+    uint8_t cookie_key[WG_KEY_LEN];
+    bool has_mac1, has_cookie;
+    uint64_t version; /* counts changes: tells receive threads that their copies are old */
+};
+
 struct wg_device {
     pthread_rwlock_t tables;         /* PREFER_WRITER_NONRECURSIVE */
     struct wg_peer **peers;          /* by slot, NULL when free; tables */
@@ -210,13 +220,18 @@ struct wg_device {
     pthread_mutex_t events_lock;
     wg_event *ring; /* events_lock; WG_EVENT_RING entries */
     uint32_t ring_head, ring_count;
+    uint64_t load_until_ns; /* events_lock: end of being under load */
+    uint32_t load_messages; /* events_lock: that came since load_until_ns was set */
     struct wg_peer *pending_first, *pending_last; /* events_lock */
 
     pthread_mutex_t kicks_lock;
     struct wg_peer *kicked_first, *kicked_last; /* kicks_lock */
 
-    pthread_mutex_t mac1_lock; /* the MAC context is not shared */
-    void *mac1_context;        /* EVP_MAC_CTX keyed with the mac1 key, or NULL; mac1_lock */
+    struct wg_cookie_keys cookie_keys; /* tables */
+    pthread_mutex_t cookie_lock;
+    uint8_t cookie_secret[WG_KEY_LEN]; /* cookie_lock; receive threads renew it when it is needed */
+    uint64_t cookie_secret_expires_ns; /* cookie_lock */
+    struct wg_ratelimiter *handshakes; /* rates of sources under load; made at create */
 
     struct { /* one relaxed atomic per field of wg_counters, same order */
         _Atomic uint64_t value[sizeof(wg_counters) / sizeof(uint64_t)];
@@ -243,7 +258,6 @@ struct wg_staged *wg_staged_pop(struct wg_peer *peer);
 void wg_staged_free(struct wg_staged *staged);
 /* WANT_HANDSHAKE, unless the gate is shut. */
 void wg_peer_ask_handshake(struct wg_peer *peer, uint64_t now_ns);
-bool wg_mac1_valid(wg_device *device, const uint8_t *message, uint32_t length);
 
 /* ---- events.c
  * ------------------------------------------------------------------------------------ */
@@ -253,12 +267,50 @@ void wg_event_forget(struct wg_peer *peer);                 /* peer is going awa
 /* Copies a handshake message into the ring; drops and counts when it is full. */
 void wg_event_message(wg_device *device, uint32_t slot, const wg_endpoint *source,
                       const uint8_t *data, uint32_t length, uint64_t now_ns);
+/* Called for each message: so many wait, or did within the last second, that it has to show mac2
+ * (5.3). */
+bool wg_events_under_load(wg_device *device, uint64_t now_ns);
 /* The next kicked peer and its kinds, or NULL. Read side of tables.  When send_wake_fd is readable,
  * drain it first, then take until NULL: it is written only when the first peer is kicked. */
 struct wg_peer *wg_kick_take(wg_device *device, uint32_t *kinds);
 void wg_kick_forget(struct wg_peer *peer);
 void wg_wake(int fd); /* makes an eventfd readable */
 void wg_wake_drain(int fd);
+
+/* ---- cookie.c: what makes a handshake message worth an answer
+ * ------------------------------------------------ */
+
+/* Keyed BLAKE2s-128 (Mac in 5.4).  set_key starts with another key of up to 32 bytes; compute is
+ * for the same key again and again. */
+EVP_MAC_CTX *wg_mac_new(void);
+bool wg_mac_set_key(EVP_MAC_CTX *context, const uint8_t *key, size_t length);
+bool wg_mac_compute(EVP_MAC_CTX *context, const uint8_t *data, size_t length, uint8_t *mac);
+bool wg_random_fill(uint8_t *out, size_t length);
+size_t wg_endpoint_address_length(const wg_endpoint *endpoint); /* bytes: 4 or 16 */
+
+struct wg_cookie_checker; /* of one receive thread */
+struct wg_cookie_checker *wg_cookie_checker_new(wg_device *device);
+void wg_cookie_checker_free(struct wg_cookie_checker *checker);
+/* These three: read side of tables; a whole message 1 or 2. want_reply: its mac1 was valid. */
+bool wg_cookie_mac1_valid(struct wg_cookie_checker *checker, const uint8_t *message,
+                          uint32_t length);
+bool wg_cookie_mac2_valid(struct wg_cookie_checker *checker, const uint8_t *message,
+                          uint32_t length, const wg_endpoint *source, uint64_t now_ns);
+void wg_cookie_want_reply(struct wg_cookie_checker *checker, const uint8_t *message,
+                          uint32_t length, const wg_endpoint *source);
+/* Sends the replies wanted since the last call, without waiting. A batch has no more than 64. */
+void wg_cookie_send_replies(struct wg_cookie_checker *checker, uint64_t now_ns);
+
+/* ---- icmp.c: errors for the host itself
+ * ------------------------------------------------------------------ */
+
+struct wg_icmp; /* of one send thread; rates are per thread */
+struct wg_icmp *wg_icmp_new(void);
+void wg_icmp_free(struct wg_icmp *icmp);
+/* Answers a whole IP packet from the TUN that has nowhere to go; not under a lock.  Says nothing
+ * where an ICMP error is forbidden, or too often. */
+void wg_icmp_unreachable(wg_device *device, struct wg_icmp *icmp, const uint8_t *packet,
+                         uint32_t length, uint64_t now_ns);
 
 /* ---- checksum.c
  * ----------------------------------------------------------------------------------- */
@@ -356,8 +408,8 @@ void wg_udp_receiver_free(struct wg_udp_receiver *receiver);
 /* Without blocking; returns how many are filled, or -errno (-EAGAIN: none). */
 int wg_udp_receive(struct wg_udp_receiver *receiver, int fd, struct wg_datagrams *out, int max);
 
-struct wg_udp_sender; /* one batch of sealed messages, in one arena */
-struct wg_udp_sender *wg_udp_sender_new(void);
+struct wg_udp_sender;                               /* one batch of sealed messages, in one arena */
+struct wg_udp_sender *wg_udp_sender_new(int flags); /* of sendmmsg */
 void wg_udp_sender_free(struct wg_udp_sender *sender);
 /* How many messages of length bytes surely fit; 0: flush first.  Then seal each at wg_udp_next and
  * commit it. Messages that follow each other to one endpoint with one TOS and one size (the last

@@ -33,6 +33,7 @@ TRANSPORT_OVERHEAD: Final[int] = lib.WG_TRANSPORT_OVERHEAD
 # Implementation constants.
 MAX_PEERS: Final[int] = lib.WG_MAX_PEERS
 EVENT_RING: Final[int] = lib.WG_EVENT_RING
+LOAD: Final[int] = lib.WG_LOAD  # so many messages waiting in the ring are load
 FEW_ALLOWED_IPS: Final = 16  # most peers have no more
 
 SESSION_CURRENT: Final = 1  # bits of PeerStats.sessions
@@ -108,7 +109,8 @@ class PendingEvent:
 class MessageEvent:
     """A handshake message that C found right so far.
 
-    Size and type; mac1, but for a cookie reply; index, but for an initiation, which has no slot.
+    Size and type; mac1, and mac2 under load, but for a cookie reply; index, but for an initiation,
+    which has no slot.
     """
 
     slot: int | None
@@ -262,6 +264,11 @@ class Plane:
         c_key = ffi.NULL if key is None else _require_key(key)
         _checked(lib.wg_device_set_mac1_key(self._device, c_key))
 
+    def set_cookie_key(self, key: bytes | None) -> None:
+        """Set BLAKE2s(LABEL_COOKIE || our public key) (5.4.7); with None no cookie is given."""
+        c_key = ffi.NULL if key is None else _require_key(key)
+        _checked(lib.wg_device_set_cookie_key(self._device, c_key))
+
     def counters(self) -> dict[str, int]:
         """All of wg_counters in api.h, by field name."""
         counters = ffi.new("wg_counters *")
@@ -391,13 +398,16 @@ class Plane:
 
         Host bits are masked.  A prefix of another peer moves here.
         """
-        packed = _pack_allowed_ips(entries)
-        c_entries = ffi.from_buffer("wg_allowedip[]", packed)
+        c_entries = ffi.from_buffer("wg_allowedip[]", _pack_allowed_ips(entries))
         _checked(lib.wg_allowedips_change(self._device, slot, c_entries, len(entries)))
 
-    def clear_allowed_ips(self, slot: int) -> None:
-        """Take all prefixes of the peer away."""
-        _checked(lib.wg_allowedips_clear(self._device, slot))
+    def replace_allowed_ips(self, slot: int, entries: Sequence[AllowedIP]) -> None:
+        """Apply all entries, or none, and take away what the peer had before.
+
+        A prefix that it had and gets again belongs to it throughout: no packet is lost.
+        """
+        c_entries = ffi.from_buffer("wg_allowedip[]", _pack_allowed_ips(entries))
+        _checked(lib.wg_allowedips_replace(self._device, slot, c_entries, len(entries)))
 
     def allowed_ips(self, slot: int) -> list[AllowedIP]:
         """List the peer's prefixes in order of insertion."""

@@ -2,7 +2,8 @@
  *
  *   1. poll        both sockets, and the wake eventfd (stop)
  *   2. batch       recvmmsg: several trains of equal-size datagrams
- *   3. classify    size and type; handshake messages with a right mac1 go to control
+ *   3. classify    size, type, mac1; under load mac2, or else a cookie reply, and a rate per
+ * source; what is left of the handshake messages goes to control
  *   4. open        under the read lock: index -> keypair -> age -> AEAD in place -> replay
  *   5. arrival     once per train and keypair: confirm the key, roam, stamp, ask for a rekey
  *   6. inner       version, length, source against allowed IPs, ECN (RFC 6040)
@@ -28,6 +29,7 @@ struct receive_worker {
     uint32_t index; /* of the worker */
     uint64_t now_ns;
     struct wg_udp_receiver *receiver;
+    struct wg_cookie_checker *cookies;
     struct wg_gro *gro;
     struct wg_datagrams trains[WG_UDP_RECEIVE_SLOTS];
 };
@@ -63,7 +65,27 @@ static bool handshake_slot(wg_device *device, uint32_t type, const uint8_t *mess
     return true;
 }
 
-/* Garbage never reaches Python. */
+/* 5.3: under load only a source that reads its mail is served, and not too often. */
+static bool admit_handshake(struct receive_worker *worker, const uint8_t *message, uint32_t length,
+                            const wg_endpoint *source)
+{
+    wg_device *device = worker->device;
+
+    if (!wg_events_under_load(device, worker->now_ns))
+        return true;
+    if (!wg_cookie_mac2_valid(worker->cookies, message, length, source, worker->now_ns)) {
+        wg_count(device, rx_under_load, 1);
+        wg_cookie_want_reply(worker->cookies, message, length, source);
+        return false;
+    }
+    if (!wg_ratelimiter_allow(device->handshakes, source, worker->now_ns)) {
+        wg_count(device, rx_rate_limited, 1);
+        return false;
+    }
+    return true;
+}
+
+/* Garbage never reaches Python, and a flood hardly. */
 static void receive_handshake(struct receive_worker *worker, uint32_t type, const uint8_t *message,
                               uint32_t length, const wg_endpoint *source)
 {
@@ -74,9 +96,13 @@ static void receive_handshake(struct receive_worker *worker, uint32_t type, cons
         wg_count(device, rx_unknown_index, 1);
         return;
     }
-    if (type != WG_MESSAGE_COOKIE_REPLY && !wg_mac1_valid(device, message, length)) {
-        wg_count(device, rx_bad_mac1, 1);
-        return;
+    if (type != WG_MESSAGE_COOKIE_REPLY) {
+        if (!wg_cookie_mac1_valid(worker->cookies, message, length)) {
+            wg_count(device, rx_bad_mac1, 1);
+            return;
+        }
+        if (!admit_handshake(worker, message, length, source))
+            return;
     }
     wg_event_message(device, slot, source, message, length, worker->now_ns);
 }
@@ -361,6 +387,7 @@ static int receive_batch(struct receive_worker *worker, int fd)
     pthread_rwlock_unlock(&device->tables);
     wg_count(device, rx_calls, (uint64_t)count);
     int error = write_frames(worker);
+    wg_cookie_send_replies(worker->cookies, worker->now_ns);
     return error ? error : count;
 }
 
@@ -404,9 +431,11 @@ int wg_receive_run(wg_device *device, uint32_t worker_index)
         return -EINVAL;
     worker.receiver = wg_udp_receiver_new();
     worker.gro = wg_gro_new();
-    if (worker.receiver && worker.gro)
+    worker.cookies = wg_cookie_checker_new(device);
+    if (worker.receiver && worker.gro && worker.cookies)
         error = receive_loop(&worker);
     wg_udp_receiver_free(worker.receiver);
     wg_gro_free(worker.gro);
+    wg_cookie_checker_free(worker.cookies);
     return error;
 }

@@ -27,6 +27,7 @@ struct send_worker {
     uint32_t index; /* of the worker */
     uint64_t now_ns;
     struct wg_udp_sender *sender;
+    struct wg_icmp *icmp;
     uint8_t *frame; /* one TUN frame, and room for the last packet's padding */
 };
 
@@ -36,7 +37,7 @@ struct outgoing { /* one frame on its way */
     uint8_t ecn;
 };
 
-enum outcome { DONE, NO_ROOM };
+enum outcome { DONE, NO_ROOM, UNREACHABLE };
 
 /* Payload is padded to 16 bytes, but never beyond the tunnel's MTU, so that padding alone cannot
  * make the outer packet too long (5.4.6). A super-packet's segments count as packets of their own.
@@ -199,7 +200,6 @@ static enum outcome send_staged(struct send_worker *worker, struct wg_peer *peer
 
 /* ---- 4. route -------------------------------------------------------------------------------- */
 
-/* Kernel WireGuard answers both kinds of drop with an ICMP unreachable; its place is here. */
 static struct wg_peer *route_frame(struct send_worker *worker, const struct outgoing *frame)
 {
     const struct wg_allowedips *trie = &worker->device->allowedips;
@@ -245,7 +245,7 @@ static enum outcome send_frame_round(struct send_worker *worker, struct outgoing
     struct wg_peer *peer = route_frame(worker, frame);
 
     if (!peer)
-        return DONE;
+        return UNREACHABLE;
     struct wg_keypair *keypair = wg_keypair_sending(peer, worker->now_ns);
     if (!keypair) {
         stage_frame(worker, peer, frame);
@@ -255,6 +255,16 @@ static enum outcome send_frame_round(struct send_worker *worker, struct outgoing
         send_staged(worker, peer, keypair) == NO_ROOM)
         return NO_ROOM;
     return seal_frame(worker, peer, keypair, frame);
+}
+
+/* The frame, or its first packet, comes back as an ICMP error, as from the kernel module. */
+static void answer_unreachable(struct send_worker *worker, struct outgoing *frame)
+{
+    struct wg_packet packet;
+
+    if (wg_gso_next(&frame->gso, &packet))
+        wg_icmp_unreachable(worker->device, worker->icmp, packet.data, packet.length,
+                            worker->now_ns);
 }
 
 /* ---- 3. frame -------------------------------------------------------------------------------- */
@@ -288,6 +298,8 @@ static void send_frame(struct send_worker *worker, size_t length)
         if (outcome == NO_ROOM)
             wg_udp_flush(device, worker->sender);
     } while (outcome == NO_ROOM);
+    if (outcome == UNREACHABLE)
+        answer_unreachable(worker, &frame);
 }
 
 /* Reads and seals until the TUN is empty or the batch is full. */
@@ -387,9 +399,11 @@ int wg_send_run(wg_device *device, uint32_t worker_index)
     if (worker_index >= WG_WORKERS)
         return -EINVAL;
     worker.frame = calloc(1, frame_size);
-    worker.sender = wg_udp_sender_new();
-    if (worker.frame && worker.sender)
+    worker.sender = wg_udp_sender_new(0); /* it waits: the back-pressure towards the TUN */
+    worker.icmp = wg_icmp_new();
+    if (worker.frame && worker.sender && worker.icmp)
         error = send_loop(&worker);
+    wg_icmp_free(worker.icmp);
     wg_udp_sender_free(worker.sender);
     if (worker.frame)
         OPENSSL_cleanse(worker.frame, frame_size);

@@ -7,7 +7,8 @@
  * Where the kernel surprises:
  * - UDP_SEGMENT without transmit checksum offload on the egress device gives EIO.
  * - A segment above the route's MTU gives EINVAL before about Linux 6.14, EMSGSIZE after.
- * - A source address that is no longer ours gives EINVAL; it looks the same as the case above. */
+ * - A source address that is no longer ours gives EINVAL, which looks the same as the case above,
+ *   or with an interface index ENETUNREACH; an interface that is gone gives ENODEV. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
@@ -177,6 +178,7 @@ struct run {
 };
 
 struct wg_udp_sender {
+    int flags;      /* of sendmmsg */
     uint8_t *arena; /* ARENA_LEN bytes, prefaulted */
     uint32_t used;  /* bytes of the arena */
     uint32_t runs_used;
@@ -195,12 +197,13 @@ static void *pages_new(size_t length)
     return pages == MAP_FAILED ? NULL : pages;
 }
 
-struct wg_udp_sender *wg_udp_sender_new(void)
+struct wg_udp_sender *wg_udp_sender_new(int flags)
 {
     struct wg_udp_sender *sender = calloc(1, sizeof(*sender));
 
     if (!sender)
         return NULL;
+    sender->flags = flags;
     sender->arena = pages_new(ARENA_LEN);
     if (!sender->arena) {
         free(sender);
@@ -283,7 +286,7 @@ static uint32_t messages_send(struct wg_udp_sender *sender, int fd, uint32_t fir
 
     *error = 0;
     while (sent < count) {
-        int n = sendmmsg(fd, sender->messages + first + sent, count - sent, 0);
+        int n = sendmmsg(fd, sender->messages + first + sent, count - sent, sender->flags);
         if (n < 0 && errno == EINTR)
             continue;
         if (n <= 0) {
@@ -337,7 +340,10 @@ static void run_send_singly(wg_device *device, struct wg_udp_sender *sender, con
     }
 }
 
-static bool is_stale_source(int error) { return error == EINVAL || error == EADDRNOTAVAIL; }
+static bool is_stale_source(int error)
+{
+    return error == EINVAL || error == EADDRNOTAVAIL || error == ENETUNREACH || error == ENODEV;
+}
 static bool is_too_long(int error) { return error == EINVAL || error == EMSGSIZE; }
 
 /* The kernel refused the run: do what is left to try, weakest remedy first.  i is its message. */

@@ -1,0 +1,221 @@
+/* ICMP errors for the host itself: "unreachable" for packets with no peer or no endpoint, as the
+ * kernel module answers them (RFC 792, RFC 1122 section 3.2.2, RFC 4443 section 3.1).
+ *
+ * They are written to the TUN and seem to come from the address that could not be reached.  Linux
+ * drops what comes in with one of its own addresses as the source, and with rp_filter what comes in
+ * from where it would not send it; the address that was just routed here passes both.
+ *
+ * Rates are those of Linux's own ICMP errors, but counted per unreachable address and not per
+ * recipient, which is nearly always the host: one that is flooded hides no other. */
+#include <netinet/icmp6.h>
+#include <netinet/in.h>
+#include <netinet/ip_icmp.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+
+#include "internal.h"
+
+#define PER_ADDRESS_S     1 /* errors about one address a second, and at once */
+#define PER_ADDRESS_BURST 6
+#define ALL_S             1000 /* errors about all */
+#define ALL_BURST         50
+
+#define IPV4_LEN        20
+#define IPV6_LEN        40
+#define ICMP_LEN        8    /* its header in an error, both families */
+#define V4_ERROR_MAX    576  /* RFC 1812, section 4.3.2.3 */
+#define V6_ERROR_MAX    1280 /* RFC 4443, section 2.4 (c) */
+#define TTL             64
+#define TOS_CONTROL     0xc0 /* internetwork control: RFC 1812, section 4.3.2.5 */
+#define FRAGMENT_OFFSET 0x1fff
+#define EXTENSIONS_MAX  8 /* headers before the upper layer's; a longer chain gets no answer */
+
+struct wg_icmp {
+    wg_ratelimiter *per_address;
+    wg_ratelimiter *all;
+    uint8_t error[V6_ERROR_MAX];
+};
+
+struct wg_icmp *wg_icmp_new(void)
+{
+    struct wg_icmp *icmp = calloc(1, sizeof(*icmp));
+
+    if (!icmp)
+        return NULL;
+    icmp->per_address = wg_ratelimiter_new(PER_ADDRESS_S, PER_ADDRESS_BURST);
+    icmp->all = wg_ratelimiter_new(ALL_S, ALL_BURST);
+    if (icmp->per_address && icmp->all)
+        return icmp;
+    wg_icmp_free(icmp);
+    return NULL;
+}
+
+void wg_icmp_free(struct wg_icmp *icmp)
+{
+    if (!icmp)
+        return;
+    wg_ratelimiter_free(icmp->per_address);
+    wg_ratelimiter_free(icmp->all);
+    free(icmp);
+}
+
+/* ---- what gets no error ---------------------------------------------------------------------- */
+
+/* One host's: not "this network", loopback, multicast, reserved or broadcast. */
+static bool v4_is_unicast(const uint8_t *address)
+{
+    return address[0] != 0 && address[0] != 127 && address[0] < 224;
+}
+
+/* ICMP errors, and types that nobody knows. */
+static bool v4_is_icmp_error(const uint8_t *ip, uint32_t length)
+{
+    uint32_t at = (ip[0] & 15) * 4u;
+
+    if (ip[9] != IPPROTO_ICMP)
+        return false;
+    if (at >= length)
+        return true;
+    switch (ip[at]) {
+    case ICMP_ECHO:
+    case ICMP_ECHOREPLY:
+    case ICMP_TIMESTAMP:
+    case ICMP_TIMESTAMPREPLY:
+        return false;
+    default:
+        return true;
+    }
+}
+
+/* RFC 1122, section 3.2.2. */
+static bool v4_may_answer(const uint8_t *ip, uint32_t length)
+{
+    return v4_is_unicast(ip + 12) && v4_is_unicast(ip + 16) &&
+           !(wg_load_be16(ip + 6) & FRAGMENT_OFFSET) && !v4_is_icmp_error(ip, length);
+}
+
+static bool v6_is_unicast(const uint8_t *address)
+{
+    static const uint8_t zero[15];
+
+    return address[0] != 0xff && (memcmp(address, zero, 15) != 0 || address[15] > 1);
+}
+
+/* The upper layer's protocol and where it begins; false for a fragment other than the first, or a
+ * chain of headers that is cut off or too long. */
+static bool v6_upper_layer(const uint8_t *ip, uint32_t length, uint8_t *protocol, uint32_t *at)
+{
+    *protocol = ip[6];
+    *at = IPV6_LEN;
+    for (int i = 0; i < EXTENSIONS_MAX; i++) {
+        bool fragment = *protocol == IPPROTO_FRAGMENT;
+        if (!fragment && *protocol != IPPROTO_HOPOPTS && *protocol != IPPROTO_ROUTING &&
+            *protocol != IPPROTO_DSTOPTS)
+            return true;
+        if (*at + 8 > length || (fragment && wg_load_be16(ip + *at + 2) >> 3))
+            return false;
+        *protocol = ip[*at];
+        *at += fragment ? 8u : 8u + ip[*at + 1] * 8u;
+    }
+    return false;
+}
+
+/* RFC 4443, section 2.4 (e). */
+static bool v6_may_answer(const uint8_t *ip, uint32_t length)
+{
+    uint8_t protocol;
+    uint32_t at;
+
+    if (!v6_is_unicast(ip + 8) || !v6_is_unicast(ip + 24) ||
+        !v6_upper_layer(ip, length, &protocol, &at))
+        return false;
+    if (protocol != IPPROTO_ICMPV6)
+        return true;
+    return at < length && ip[at] & ICMP6_INFOMSG_MASK && ip[at] != ND_REDIRECT;
+}
+
+static bool rate_allows(struct wg_icmp *icmp, const uint8_t *packet, uint64_t now_ns)
+{
+    static const wg_endpoint everybody = {.family = AF_INET};
+    bool v4 = packet[0] >> 4 == 4;
+    wg_endpoint unreachable = {.family = v4 ? AF_INET : AF_INET6};
+
+    memcpy(unreachable.addr, packet + (v4 ? 16 : 24), wg_endpoint_address_length(&unreachable));
+    return wg_ratelimiter_allow(icmp->per_address, &unreachable, now_ns) &&
+           wg_ratelimiter_allow(icmp->all, &everybody, now_ns);
+}
+
+/* ---- the error ------------------------------------------------------------------------------- */
+
+/* Type and code, and as much of the packet as fits; the checksum is still to come. */
+static uint32_t error_fill(uint8_t *icmp, uint8_t type, uint8_t code, const uint8_t *packet,
+                           uint32_t length, uint32_t max)
+{
+    uint32_t quoted = length < max - ICMP_LEN ? length : max - ICMP_LEN;
+
+    memset(icmp, 0, ICMP_LEN);
+    icmp[0] = type;
+    icmp[1] = code;
+    memcpy(icmp + ICMP_LEN, packet, quoted);
+    return ICMP_LEN + quoted;
+}
+
+static uint32_t v4_error(uint8_t *out, const uint8_t *packet, uint32_t length)
+{
+    uint8_t *icmp = out + IPV4_LEN;
+    uint32_t icmp_length = error_fill(icmp, ICMP_DEST_UNREACH, ICMP_HOST_UNREACH, packet, length,
+                                      V4_ERROR_MAX - IPV4_LEN);
+
+    memset(out, 0, IPV4_LEN);
+    out[0] = 0x45;
+    out[1] = TOS_CONTROL;
+    wg_store_be16(out + 2, (uint16_t)(IPV4_LEN + icmp_length));
+    out[8] = TTL;
+    out[9] = IPPROTO_ICMP;
+    memcpy(out + 12, packet + 16, 4);
+    memcpy(out + 16, packet + 12, 4);
+    wg_store_be16(out + 10, (uint16_t)~wg_checksum_fold(out, IPV4_LEN, 0));
+    wg_store_be16(icmp + 2, (uint16_t)~wg_checksum_fold(icmp, icmp_length, 0));
+    return IPV4_LEN + icmp_length;
+}
+
+static uint32_t v6_error(uint8_t *out, const uint8_t *packet, uint32_t length)
+{
+    uint8_t *icmp = out + IPV6_LEN;
+    uint32_t icmp_length = error_fill(icmp, ICMP6_DST_UNREACH, ICMP6_DST_UNREACH_ADDR, packet,
+                                      length, V6_ERROR_MAX - IPV6_LEN);
+
+    memset(out, 0, IPV6_LEN);
+    out[0] = 0x60;
+    wg_store_be16(out + 4, (uint16_t)icmp_length);
+    out[6] = IPPROTO_ICMPV6;
+    out[7] = TTL;
+    memcpy(out + 8, packet + 24, 16);
+    memcpy(out + 24, packet + 8, 16);
+    uint64_t sum = wg_checksum_pseudo(out, IPPROTO_ICMPV6, icmp_length);
+    wg_store_be16(icmp + 2, (uint16_t)~wg_checksum_fold(icmp, icmp_length, sum));
+    return IPV6_LEN + icmp_length;
+}
+
+static void error_write(wg_device *device, uint8_t *error, uint32_t length)
+{
+    struct virtio_net_hdr plain = {0};
+    struct iovec iov[2] = {{.iov_base = &plain, .iov_len = WG_VNET_HDR_LEN},
+                           {.iov_base = error, .iov_len = length}};
+    int skip = device->io.features & WG_FEATURE_VNET_HDR ? 0 : 1;
+
+    if (!wg_tun_write(device->io.tun_fd, iov + skip, 2 - skip))
+        wg_count(device, tx_unreachables, 1);
+}
+
+void wg_icmp_unreachable(wg_device *device, struct wg_icmp *icmp, const uint8_t *packet,
+                         uint32_t length, uint64_t now_ns)
+{
+    bool v4 = packet[0] >> 4 == 4;
+
+    if (!(v4 ? v4_may_answer(packet, length) : v6_may_answer(packet, length)) ||
+        !rate_allows(icmp, packet, now_ns))
+        return;
+    length = v4 ? v4_error(icmp->error, packet, length) : v6_error(icmp->error, packet, length);
+    error_write(device, icmp->error, length);
+}
