@@ -1,0 +1,75 @@
+"""What the README's table "wgpy beside wireguard-go" says of both, shown on both.
+
+The wireguard-go is the one that is installed (Debian's).  A row in which it caught up fails,
+and the table is to be corrected then.
+"""
+
+import shutil
+from collections.abc import Iterator
+
+import pytest
+from netns.lab import Side, ask, eventually, taken
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("wireguard-go") is None, reason="not installed: wireguard-go"
+)
+
+PEER = "public_key=" + "11" * 32
+OTHER_PORT = 51999
+
+
+@pytest.fixture
+def both(sides: tuple[Side, Side]) -> Iterator[tuple[Side, Side]]:
+    """wgpy on the left, wireguard-go on the right, up and strangers to each other."""
+    left, right = sides
+    left.host.run("wgpy", left.interface)
+    other = right.host.popen("wireguard-go", "-f", right.interface)
+    eventually(right.socket.exists, "wireguard-go's socket")
+    for side in sides:
+        side.configure(f"[Interface]\nPrivateKey = {side.private_key}\nListenPort = {side.port}\n")
+    yield sides
+    right.host.run("ip", "link", "delete", right.interface)
+    other.communicate(timeout=10)
+
+
+def test_a_bad_line_leaves_the_device_as_it_was_or_not(both: tuple[Side, Side]) -> None:
+    request = f"set=1\n{PEER}\nallowed_ip=10.9.9.0/24\nallowed_ip=nonsense\n\n"
+    left, right = both
+    assert "errno=0" not in ask(left, request)
+    assert "errno=0" not in ask(right, request)
+    assert "10.9.9.0/24" not in left.show("allowed-ips")
+    assert "10.9.9.0/24" in right.show("allowed-ips")
+
+
+def test_a_port_in_use_keeps_the_old_one_working_or_not(both: tuple[Side, Side]) -> None:
+    for side in both:
+        with taken(side.host, OTHER_PORT):
+            side.host.run("wg", "set", side.interface, "listen-port", str(OTHER_PORT), check=False)
+    left, right = both
+    assert f":{left.port} " in left.host.run("ss", "-uln")
+    assert f":{right.port} " not in right.host.run("ss", "-uln")
+
+
+def test_a_packet_for_nobody_is_answered_or_vanishes(both: tuple[Side, Side]) -> None:
+    def answer(side: Side) -> str:
+        return side.host.run("ping", "-c", "1", "-W", "1", "10.77.0.99", check=False)
+
+    left, right = both
+    assert "Destination Host Unreachable" in answer(left)
+    assert "Unreachable" not in answer(right)
+
+
+def test_peers_are_shown_in_order_of_creation_or_in_none(both: tuple[Side, Side]) -> None:
+    keys = [f"{number:02x}" * 32 for number in range(1, 65)]
+    request = "set=1\n" + "".join(f"public_key={key}\n" for key in keys) + "\n"
+
+    def order(side: Side) -> list[str]:
+        ask(side, request)
+        lines = ask(side, "get=1\n\n").splitlines()
+        return [line.removeprefix("public_key=") for line in lines if line.startswith("public_key")]
+
+    left, right = both
+    assert order(left) == keys
+    shown = order(right)
+    assert shown != keys
+    assert sorted(shown) == keys
