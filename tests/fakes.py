@@ -319,6 +319,10 @@ class FakePlane(Plane):
         if endpoint is not None:
             self._update(slot, endpoint=replace(endpoint, source=b"", source_ifindex=0))
 
+    def judge_path(self, slot: int, path: Endpoint, holds: bool) -> None:
+        assert slot in self.peers
+        assert holds, "routes do not change in here"
+
     def set_handshake_gate(self, slot: int, gate_ns: int) -> None:
         self.peers[slot].gate_ns = gate_ns
 

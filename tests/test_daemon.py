@@ -58,7 +58,7 @@ def test_only_the_first_report_counts() -> None:
 
 
 def test_the_daemon_has_no_terminal_session_or_directory_of_its_caller() -> None:
-    facts = "os.getsid(0) == os.getsid(os.getppid()), os.getsid(0) == os.getpid(), os.getcwd()"
+    facts = f"os.getsid(0) == {os.getsid(0)}, os.getsid(0) == os.getpid(), os.getcwd()"
     done = call(f"import os; report(repr(({facts})).encode())")
     assert done.stderr == "wgpy: (False, False, '/')\n"
 

@@ -20,6 +20,7 @@ ARROWS: dict[str, set[str]] = {
         "wgpy.tun",
         "wgpy.link",
         "wgpy.notify",
+        "wgpy.routes",
     },
     "wgpy.device": {"wgpy.peer"},
     "wgpy.peer": {"wgpy.noise", "wgpy.cookie", "wgpy.timers", PLANE},
@@ -30,7 +31,8 @@ ARROWS: dict[str, set[str]] = {
     "wgpy.uapi.server": {"wgpy.uapi.protocol"},
     "wgpy.uapi.protocol": {"wgpy.config", "wgpy.errors"},
     "wgpy.sockets": {PLANE},
-    "wgpy.link": {"wgpy.tun"},
+    "wgpy.link": {"wgpy.tun", "wgpy.hints"},
+    "wgpy.routes": {"wgpy.config", "wgpy.hints"},
     "wgpy.tun": {PLANE},
     PLANE: {"wgpy.config", "wgpy.errors", CORE},
 }

@@ -27,8 +27,9 @@ from typing import NoReturn
 
 from wgpy.dataplane.plane import Plane
 from wgpy.device import Device
-from wgpy.link import Link
+from wgpy.link import Link, LinkDeletedError
 from wgpy.notify import JournalFormatter, Notifier, goes_to_journal
+from wgpy.routes import RouteWatch
 from wgpy.sockets import open_sockets
 from wgpy.tun import DEFAULT_MTU, Tun, adopt_tun, open_tun
 from wgpy.uapi.server import SocketFile, SocketWatch, UapiServer, open_socket
@@ -93,7 +94,7 @@ def run(options: Options) -> None:
     ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)  # no keys in core files
     with contextlib.ExitStack() as stack:
         tun = stack.enter_context(contextlib.closing(_open_tun(options)))
-        link = stack.enter_context(contextlib.closing(_open_link(tun, options)))
+        link = stack.enter_context(contextlib.closing(_open_link(tun)))
         listener = stack.enter_context(_open_uapi(link.name, options))
         file = _socket_file(listener)
         if file is not None:
@@ -134,6 +135,11 @@ async def _serve(
         if not end.done():
             end.set_result(reason)
 
+    def end_with(task: asyncio.Task[NoReturn]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not end.done():
+            end.set_exception(error)
+
     with contextlib.ExitStack() as stack:
         for number in END_SIGNALS:
             loop.add_signal_handler(number, end_because, signal.Signals(number).name)
@@ -153,9 +159,14 @@ async def _serve(
 
         loop.add_reader(plane.event_fd, on_plane_event)
         stack.callback(loop.remove_reader, plane.event_fd)
-        deleted = partial(end_because, "interface deleted")
-        link.watch(loop, device.up, device.down, plane.set_mtu, deleted)
-        stack.callback(link.unwatch, loop)
+        await _set_up_link(link, options)
+        for endless in (
+            link.watch(device.up, device.down, plane.set_mtu),
+            RouteWatch(device).run(),
+        ):
+            task = asyncio.create_task(endless)
+            task.add_done_callback(end_with)
+            stack.callback(task.cancel)
 
         server = UapiServer(device.configure, device.snapshot)
         stack.callback(server.close)
@@ -166,7 +177,10 @@ async def _serve(
             stack.callback(file.remove)  # first, for a successor may be waiting for the name
         on_ready()
         _log.info("ready: AEAD %s, TUN %r", plane.aead, tun.features)
-        reason = await end
+        try:
+            reason = await end
+        except LinkDeletedError:
+            reason = "interface deleted"
         on_end(reason)
         _log.info("ends: %s", reason)
 
@@ -196,16 +210,18 @@ def _open_tun(options: Options) -> Tun:
         raise StartError(reasons.get(error.errno or 0, other)) from error
 
 
-def _open_link(tun: Tun, options: Options) -> Link:
+def _open_link(tun: Tun) -> Link:
     try:
-        link = Link(tun.fd)
+        return Link(tun.fd)
     except OSError as error:
         raise StartError(f"cannot watch the interface: {error.strerror}") from error
+
+
+async def _set_up_link(link: Link, options: Options) -> None:
     with contextlib.suppress(OSError):  # it works without
-        link.set_gso_max_size(GSO_MAX_SIZE)
         if options.tun_fd is None:
-            link.set_mtu(DEFAULT_MTU)
-    return link
+            await link.set(mtu=DEFAULT_MTU)
+        await link.set(gso_max_size=GSO_MAX_SIZE)
 
 
 def _open_uapi(name: str, options: Options) -> socket.socket:
@@ -324,4 +340,6 @@ def _log_to(
 ) -> None:
     form = form.replace("%(message)s", f"{options.interface}: %(message)s")
     handler.setFormatter(formatter(form))
-    logging.basicConfig(handlers=[handler], level=options.log_level)
+    others = max(options.log_level, logging.WARNING)  # what libraries tell is for their makers
+    logging.basicConfig(handlers=[handler], level=others)
+    logging.getLogger("wgpy").setLevel(options.log_level)

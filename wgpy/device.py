@@ -170,6 +170,28 @@ class Device:
             if not peer.running:
                 peer.start(now_ns)
 
+    # ---- routes ------------------------------------------------------------------------------
+
+    @property
+    def listen_port(self) -> int:
+        """The UDP port, 0 while there was none."""
+        return self._listen_port
+
+    @property
+    def fwmark(self) -> int:
+        """The mark of what is sent, 0 for none."""
+        return self._fwmark
+
+    def paths(self) -> list[tuple[int, Endpoint]]:
+        """Return the slot and endpoint of every peer whose endpoint has a sticky source."""
+        stats = ((slot, self._plane.stats(slot)) for slot in self._peers_by_slot)
+        return [(slot, s.endpoint) for slot, s in stats if s.endpoint and s.endpoint.source]
+
+    def judge_path(self, slot: int, path: Endpoint, holds: bool) -> None:
+        """Send from the source of a path again, or no more, if it is still the peer's."""
+        if slot in self._peers_by_slot:
+            self._plane.judge_path(slot, path, holds)
+
     # ---- snapshot ----------------------------------------------------------------------------
 
     def snapshot(self) -> DeviceSnapshot:

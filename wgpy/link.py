@@ -1,7 +1,6 @@
 """What happens to our interface - up, down, MTU, deletion - wherever it was moved or renamed.
 
-Rule: a netlink notification is only a hint.  Every hint leads to one fresh read of the whole state,
-so none can be missed, overtaken or misread, and a socket buffer that overflows does no harm.
+Rule: a netlink notification is only a hint.  Every hint leads to one fresh read of the whole state.
 
 The TUN may move to another namespace while we stay in the one it was made in.  A socket opened over
 there would keep that namespace alive for ever, so ours stays at home and listens to all namespaces
@@ -11,46 +10,21 @@ present name and namespace, so no name or index is kept that could go stale.  Se
 rtnetlink(7).
 """
 
-import asyncio
 import contextlib
-import errno
 import fcntl
 import os
 import select
-import socket
-import struct
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
+from pyroute2 import AsyncIPRoute, NetlinkError
+from pyroute2.netlink.rtnl import RTNLGRP_LINK
+from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP
+
+from wgpy.hints import Hints, readable
 from wgpy.tun import interface_name
 
-# <linux/netlink.h>, <linux/rtnetlink.h>, <linux/if_link.h>, <linux/net_namespace.h>,
-# <linux/if_tun.h>
-NLMSG_ERROR = 2
-NLM_F_REQUEST = 1
-NLM_F_ACK = 4
-SOL_NETLINK = 270
-NETLINK_ADD_MEMBERSHIP = 1
-NETLINK_LISTEN_ALL_NSID = 8
-RTNLGRP_LINK = 1
-RTM_NEWLINK = 16
-RTM_GETLINK = 18
-RTM_NEWNSID = 88
-RTM_GETNSID = 90
-IFLA_IFNAME = 3
-IFLA_MTU = 4
-IFLA_GSO_MAX_SIZE = 41
-IFLA_TARGET_NETNSID = 46
-NETNSA_NSID = 1
-NETNSA_FD = 3
-TUNGETDEVNETNS = 0x54E3
-IFF_UP = 1
-
-MESSAGE_HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
-LINK_HEADER = struct.Struct("=BxHiII")  # family, hardware type, index, flags, change mask
-NSID_HEADER = bytes(4)  # struct rtgenmsg, padded
-ATTRIBUTE_HEADER = struct.Struct("=HH")  # length, type
-REPLY_MAX = 65536
+TUNGETDEVNETNS = 0x54E3  # <linux/if_tun.h>
 
 
 class LinkState(NamedTuple):
@@ -72,16 +46,15 @@ class Link:
         self._tun_fd = tun_fd
         self._home = os.stat("/proc/thread-self/ns/net").st_ino
         with contextlib.ExitStack() as stack:
-            self._requests = stack.enter_context(_open_netlink())
-            self._hints = stack.enter_context(_open_netlink(RTNLGRP_LINK))
+            hints = Hints(RTNLGRP_LINK, all_namespaces=True)
+            self._hints = stack.enter_context(contextlib.closing(hints))
             self._wakes = stack.enter_context(select.epoll())
-            self._wakes.register(self._hints, select.EPOLLIN)
+            self._wakes.register(hints, select.EPOLLIN)
             self._stack = stack.pop_all()
         self._deletion_wakes = False
-        self._state: LinkState | None = None
 
     def close(self) -> None:
-        """Closes the netlink sockets."""
+        """Listens no more."""
         self._stack.close()
 
     @property
@@ -92,70 +65,45 @@ class Link:
         except OSError as error:
             raise LinkDeletedError from error
 
-    def set_mtu(self, mtu: int) -> None:
-        """Sets the MTU (bytes).  Raises OSError."""
-        self._change(IFLA_MTU, mtu)
+    async def set(self, **attributes: int) -> None:
+        """Sets attributes: IFLA_* of if_link.h, in lower case.  Raises OSError."""
+        async with AsyncIPRoute(groups=0) as netlink:
+            try:
+                await netlink.link("set", **await self._address(netlink), **attributes)
+            except NetlinkError as error:
+                raise OSError(error.code, os.strerror(error.code)) from error
 
-    def set_gso_max_size(self, size: int) -> None:
-        """Bounds the super-packets (bytes) that the stack hands over.  Raises OSError."""
-        self._change(IFLA_GSO_MAX_SIZE, size)
-
-    def read(self) -> LinkState:
-        """The present state.  Raises LinkDeletedError, or OSError when the kernel does not tell."""
-        reply = self._request(RTM_GETLINK, self._address())
-        flags = LINK_HEADER.unpack_from(reply)[3]
-        (mtu,) = struct.unpack("=I", _attributes(reply[LINK_HEADER.size :])[IFLA_MTU])
-        return LinkState(bool(flags & IFF_UP), mtu)
-
-    def watch(
+    async def watch(
         self,
-        loop: asyncio.AbstractEventLoop,
         on_up: Callable[[], None],
         on_down: Callable[[], None],
         on_mtu: Callable[[int], None],
-        on_deleted: Callable[[], None],
-    ) -> None:
-        """Reports the state now (on_mtu, then on_up if it is up), and every change until unwatch.
+    ) -> NoReturn:
+        """Reports the state now (on_mtu, then on_up if it is up), and then every change.
 
-        on_deleted is the last report.
+        Ends with LinkDeletedError.
         """
-
-        def look() -> None:
-            self._take_hints()
-            before = self._state or LinkState(False, 0)
+        before = LinkState(False, 0)
+        while True:
             try:
-                state = self.read()
-            except LinkDeletedError:
-                self.unwatch(loop)
-                on_deleted()
-                return
-            except OSError:
-                return  # moved or renamed under our hands: the hint for that is on its way
-            self._state = state
-            self._let_deletion_wake(not state.up)
+                state = await self._read()
+            except (OSError, NetlinkError):
+                state = before  # moved or renamed under our hands: the hint for that is on its way
+            else:
+                self._let_deletion_wake(not state.up)
             if state.mtu != before.mtu:
                 on_mtu(state.mtu)
             if state.up != before.up:
                 (on_up if state.up else on_down)()
+            before = state
+            await readable(self._wakes.fileno())
+            self._wakes.poll(0)  # an edge stays reported until it is taken
+            self._hints.take()
 
-        loop.add_reader(self._wakes, look)
-        look()
-
-    def unwatch(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Ends the reports."""
-        loop.remove_reader(self._wakes)
-        self._state = None
-
-    def _take_hints(self) -> None:
-        self._wakes.poll(0)  # an edge stays reported until it is taken
-        while True:
-            try:
-                self._hints.recv(REPLY_MAX, socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:  # hints were lost; we look anyway
-                    raise
+    async def _read(self) -> LinkState:
+        async with AsyncIPRoute(groups=0) as netlink:
+            (message,) = await netlink.link("get", **await self._address(netlink))
+        return LinkState(bool(message["flags"] & IFF_UP), message.get_attr("IFLA_MTU"))
 
     def _let_deletion_wake(self, wanted: bool) -> None:
         """Watches the TUN itself, because a dying namespace deletes its interfaces without a hint.
@@ -169,70 +117,18 @@ class Link:
             self._wakes.unregister(self._tun_fd)
         self._deletion_wakes = wanted
 
-    def _change(self, attribute: int, value: int) -> None:
-        body = self._address() + _attribute(attribute, struct.pack("=I", value))
-        self._request(RTM_NEWLINK, body, NLM_F_ACK)
-
-    def _address(self) -> bytes:
-        """The header and attributes that name our interface in a request."""
-        name = _attribute(IFLA_IFNAME, self.name.encode() + b"\0")
-        return LINK_HEADER.pack(0, 0, 0, 0, 0) + name + self._namespace()
-
-    def _namespace(self) -> bytes:
-        """The attribute that names the interface's namespace in a request; empty for our own."""
+    async def _address(self, netlink: AsyncIPRoute) -> dict[str, Any]:
+        """What names our interface in a request: the name and, unless it is ours, the namespace."""
+        name = {"ifname": self.name}
         try:
             namespace = fcntl.ioctl(self._tun_fd, TUNGETDEVNETNS)
         except OSError:
-            return b""  # before Linux 5.8, or just deleted
+            return name  # before Linux 5.8, or just deleted
         try:
             if os.fstat(namespace).st_ino == self._home:
-                return b""
-            target = _attribute(NETNSA_FD, struct.pack("=I", namespace))
-            any_id = _attribute(NETNSA_NSID, struct.pack("=i", -1))
-            with contextlib.suppress(FileExistsError):
-                self._request(RTM_NEWNSID, NSID_HEADER + target + any_id, NLM_F_ACK)
-            reply = self._request(RTM_GETNSID, NSID_HEADER + target)
+                return name
+            with contextlib.suppress(NetlinkError):  # EEXIST: it has an id
+                await netlink.set_netnsid(fd=namespace)
+            return name | {"if_netnsid": (await netlink.get_netnsid(fd=namespace))["nsid"]}
         finally:
             os.close(namespace)
-        return _attribute(IFLA_TARGET_NETNSID, _attributes(reply[len(NSID_HEADER) :])[NETNSA_NSID])
-
-    def _request(self, kind: int, body: bytes, flags: int = 0) -> bytes:
-        """The body of the kernel's one reply, which is there as soon as send returns."""
-        length = MESSAGE_HEADER.size + len(body)
-        self._requests.send(MESSAGE_HEADER.pack(length, kind, NLM_F_REQUEST | flags, 0, 0) + body)
-        reply = self._requests.recv(REPLY_MAX, socket.MSG_DONTWAIT)
-        length, kind, *_ = MESSAGE_HEADER.unpack_from(reply)
-        body = reply[MESSAGE_HEADER.size : length]
-        if kind == NLMSG_ERROR:
-            (code,) = struct.unpack_from("=i", body)
-            if code:
-                raise OSError(-code, os.strerror(-code))
-        return body
-
-
-def _open_netlink(group: int | None = None) -> socket.socket:
-    """A route netlink socket; with a group, for hints from all namespaces with an id here."""
-    netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
-    try:
-        netlink.bind((0, 0))
-        if group is not None:
-            netlink.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
-            netlink.setsockopt(SOL_NETLINK, NETLINK_LISTEN_ALL_NSID, 1)
-    except OSError:
-        netlink.close()
-        raise
-    return netlink
-
-
-def _attribute(kind: int, value: bytes) -> bytes:
-    length = ATTRIBUTE_HEADER.size + len(value)
-    return ATTRIBUTE_HEADER.pack(length, kind) + value + bytes(-length % 4)
-
-
-def _attributes(data: bytes) -> dict[int, bytes]:
-    found = {}
-    while len(data) >= ATTRIBUTE_HEADER.size:
-        length, kind = ATTRIBUTE_HEADER.unpack_from(data)
-        found[kind] = data[ATTRIBUTE_HEADER.size : length]
-        data = data[max(ATTRIBUTE_HEADER.size, length + -length % 4) :]
-    return found

@@ -65,7 +65,8 @@ typedef struct {
     uint32_t scope_id;       /* IPv6 link-local zone, else 0 */
     uint8_t addr[16];        /* network order; IPv4 in the first four */
     uint8_t source[16];      /* local address, same family; all zero when unknown */
-    uint32_t source_ifindex; /* interface of source; 0 when unknown */
+    uint32_t source_ifindex; /* interface on which it reached us; 0 when unknown */
+    uint32_t source_refused; /* 1: not to be sent from, see wg_peer_judge_path; else 0 */
 } wg_endpoint;
 
 /* What the data threads borrow from start to stop.  -1 for a missing descriptor. */
@@ -212,6 +213,9 @@ int wg_peer_add(wg_device *device, uint32_t *slot);
 int wg_peer_remove(wg_device *device, uint32_t slot);
 int wg_peer_set_endpoint(wg_device *device, uint32_t slot, const wg_endpoint *endpoint);
 int wg_peer_clear_source(wg_device *device, uint32_t slot);
+/* Whether to send from the source of a path: the peer's address without the port, the source and
+ * its interface.  Holds until the peer has another path. */
+int wg_peer_judge_path(wg_device *device, uint32_t slot, const wg_endpoint *path, int holds);
 /* C raises no WANT_HANDSHAKE before gate_ns. */
 int wg_peer_set_handshake_gate(wg_device *device, uint32_t slot, uint64_t gate_ns);
 /* C raises TIMER_ARMED when a stamp moves so that now + its timeout < wake_ns. */

@@ -293,11 +293,29 @@ wg_endpoint wg_peer_endpoint(struct wg_peer *peer)
     return endpoint;
 }
 
+void wg_endpoint_clear_source(wg_endpoint *endpoint)
+{
+    memset(endpoint->source, 0, sizeof(endpoint->source));
+    endpoint->source_ifindex = 0;
+    endpoint->source_refused = 0;
+}
+
+static bool is_same_path(const wg_endpoint *a, const wg_endpoint *b)
+{
+    return a->family == b->family && a->source_ifindex == b->source_ifindex &&
+           memcmp(a->addr, b->addr, sizeof(a->addr)) == 0 &&
+           memcmp(a->source, b->source, sizeof(a->source)) == 0;
+}
+
 void wg_peer_roam(struct wg_peer *peer, const wg_endpoint *source)
 {
+    wg_endpoint endpoint = *source;
+
     pthread_spin_lock(&peer->endpoint_lock);
-    if (memcmp(&peer->endpoint, source, sizeof(*source)) != 0)
-        peer->endpoint = *source;
+    if (is_same_path(&endpoint, &peer->endpoint))
+        endpoint.source_refused = peer->endpoint.source_refused;
+    if (memcmp(&peer->endpoint, &endpoint, sizeof(endpoint)) != 0)
+        peer->endpoint = endpoint;
     pthread_spin_unlock(&peer->endpoint_lock);
 }
 
@@ -320,8 +338,20 @@ int wg_peer_clear_source(wg_device *device, uint32_t slot)
     if (!peer)
         return -ENOENT;
     pthread_spin_lock(&peer->endpoint_lock);
-    memset(peer->endpoint.source, 0, sizeof(peer->endpoint.source));
-    peer->endpoint.source_ifindex = 0;
+    wg_endpoint_clear_source(&peer->endpoint);
+    pthread_spin_unlock(&peer->endpoint_lock);
+    return 0;
+}
+
+int wg_peer_judge_path(wg_device *device, uint32_t slot, const wg_endpoint *path, int holds)
+{
+    struct wg_peer *peer = wg_peer_find(device, slot);
+
+    if (!peer)
+        return -ENOENT;
+    pthread_spin_lock(&peer->endpoint_lock);
+    if (is_same_path(&peer->endpoint, path))
+        peer->endpoint.source_refused = !holds;
     pthread_spin_unlock(&peer->endpoint_lock);
     return 0;
 }

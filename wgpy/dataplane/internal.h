@@ -252,6 +252,7 @@ void wg_peer_stamp_sent(struct wg_peer *peer, uint64_t bytes, bool data, uint64_
 void wg_peer_stamp_received(struct wg_peer *peer, uint64_t bytes, bool data, uint64_t now_ns);
 void wg_peer_roam(struct wg_peer *peer, const wg_endpoint *source); /* set if different */
 wg_endpoint wg_peer_endpoint(struct wg_peer *peer);
+void wg_endpoint_clear_source(wg_endpoint *endpoint);
 /* The staged queue, oldest first; under staged_lock.  free takes what pop gave, or NULL. */
 void wg_staged_push(struct wg_peer *peer, struct wg_staged *staged);
 struct wg_staged *wg_staged_pop(struct wg_peer *peer);

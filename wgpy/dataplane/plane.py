@@ -343,6 +343,13 @@ class Plane:
         """Forget the sticky source: the kernel chooses the next one."""
         _checked(lib.wg_peer_clear_source(self._device, slot))
 
+    def judge_path(self, slot: int, path: Endpoint, holds: bool) -> None:
+        """Send from the sticky source again, or no more, for as long as `path` is the peer's.
+
+        A path is the address of the peer, the source and its interface.
+        """
+        _checked(lib.wg_peer_judge_path(self._device, slot, _endpoint_to_c(path), holds))
+
     def set_handshake_gate(self, slot: int, gate_ns: int) -> None:
         """Ask for no handshake before gate_ns."""
         _checked(lib.wg_peer_set_handshake_gate(self._device, slot, gate_ns))

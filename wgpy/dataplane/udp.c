@@ -7,8 +7,8 @@
  * Where the kernel surprises:
  * - UDP_SEGMENT without transmit checksum offload on the egress device gives EIO.
  * - A segment above the route's MTU gives EINVAL before about Linux 6.14, EMSGSIZE after.
- * - A source address that is no longer ours gives EINVAL, which looks the same as the case above,
- *   or with an interface index ENETUNREACH; an interface that is gone gives ENODEV. */
+ * - A source address that is no longer ours gives EINVAL; it looks the same as the case above.  In
+ *   IPv4, newer kernels give ENETUNREACH; it looks the same as no route at all. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
@@ -80,13 +80,7 @@ static void endpoint_from_sockaddr(const union sockaddr_any *from, wg_endpoint *
 static bool endpoint_has_source(const wg_endpoint *endpoint)
 {
     static const uint8_t none[16];
-    return memcmp(endpoint->source, none, sizeof(none)) != 0;
-}
-
-static void endpoint_clear_source(wg_endpoint *endpoint)
-{
-    memset(endpoint->source, 0, sizeof(endpoint->source));
-    endpoint->source_ifindex = 0;
+    return !endpoint->source_refused && memcmp(endpoint->source, none, sizeof(none)) != 0;
 }
 
 /* ---- control messages ------------------------------------------------------------------------ */
@@ -102,15 +96,17 @@ static struct cmsghdr *control_put(struct msghdr *msg, struct cmsghdr *at, int l
     return (struct cmsghdr *)((uint8_t *)at + CMSG_SPACE(length));
 }
 
+/* The interface is left open: IPv4 takes an address to which no route leads by the interface named
+ * here for a neighbour on its wire.  Control judges by which one it may leave (wgpy/routes.py). */
 static struct cmsghdr *control_put_source(struct msghdr *msg, struct cmsghdr *at,
                                           const wg_endpoint *to)
 {
     if (to->family == AF_INET) {
-        struct in_pktinfo info = {.ipi_ifindex = (int)to->source_ifindex};
+        struct in_pktinfo info = {.ipi_ifindex = 0};
         memcpy(&info.ipi_spec_dst, to->source, 4);
         return control_put(msg, at, IPPROTO_IP, IP_PKTINFO, &info, sizeof(info));
     }
-    struct in6_pktinfo info = {.ipi6_ifindex = to->source_ifindex};
+    struct in6_pktinfo info = {.ipi6_ifindex = 0};
     memcpy(&info.ipi6_addr, to->source, 16);
     return control_put(msg, at, IPPROTO_IPV6, IPV6_PKTINFO, &info, sizeof(info));
 }
@@ -306,7 +302,7 @@ static void peer_forget_source(wg_device *device, const struct run *run)
     if (peer) {
         pthread_spin_lock(&peer->endpoint_lock);
         if (memcmp(peer->endpoint.source, run->to.source, sizeof(run->to.source)) == 0)
-            endpoint_clear_source(&peer->endpoint);
+            wg_endpoint_clear_source(&peer->endpoint);
         pthread_spin_unlock(&peer->endpoint_lock);
     }
     pthread_rwlock_unlock(&device->tables);
@@ -340,23 +336,35 @@ static void run_send_singly(wg_device *device, struct wg_udp_sender *sender, con
     }
 }
 
+/* It may be; whether it is, a try without the source tells. */
 static bool is_stale_source(int error)
 {
     return error == EINVAL || error == EADDRNOTAVAIL || error == ENETUNREACH || error == ENODEV;
 }
+
 static bool is_too_long(int error) { return error == EINVAL || error == EMSGSIZE; }
 
+/* From whichever address the kernel chooses; the peer's source is stale if that works. */
+static bool run_send_without_source(wg_device *device, struct wg_udp_sender *sender,
+                                    const struct run *run, uint32_t i, int *error)
+{
+    struct run other = *run;
+
+    wg_endpoint_clear_source(&other.to);
+    message_build(sender, i, &other, run->offset, run->length, run->count > 1 ? run->segment : 0);
+    if (messages_send(sender, endpoint_fd(device, &run->to), i, 1, error) != 1)
+        return false;
+    peer_forget_source(device, run);
+    return true;
+}
+
 /* The kernel refused the run: do what is left to try, weakest remedy first.  i is its message. */
-static void run_recover(wg_device *device, struct wg_udp_sender *sender, struct run *run,
+static void run_recover(wg_device *device, struct wg_udp_sender *sender, const struct run *run,
                         uint32_t i, int error)
 {
-    if (endpoint_has_source(&run->to) && is_stale_source(error)) {
-        peer_forget_source(device, run);
-        endpoint_clear_source(&run->to);
-        message_build(sender, i, run, run->offset, run->length, run->count > 1 ? run->segment : 0);
-        if (messages_send(sender, endpoint_fd(device, &run->to), i, 1, &error) == 1)
-            return;
-    }
+    if (endpoint_has_source(&run->to) && is_stale_source(error) &&
+        run_send_without_source(device, sender, run, i, &error))
+        return;
     if (run->count > 1 && (error == EIO || is_too_long(error))) {
         if (error == EIO)
             atomic_fetch_and(&device->features, ~(uint32_t)WG_FEATURE_UDP_GSO);
@@ -451,10 +459,10 @@ int wg_message_send(wg_device *device, uint32_t slot, const wg_endpoint *to, con
         return error;
     error = message_send_once(device, &endpoint, data, length, tos);
     if (error && endpoint_has_source(&endpoint) && is_stale_source(-error)) {
-        endpoint_clear_source(&endpoint);
-        if (peer)
-            wg_peer_clear_source(device, slot);
+        wg_endpoint_clear_source(&endpoint);
         error = message_send_once(device, &endpoint, data, length, tos);
+        if (!error && peer)
+            wg_peer_clear_source(device, slot);
     }
     if (error)
         wg_count(device, tx_send_errors, 1);

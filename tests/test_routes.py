@@ -1,0 +1,84 @@
+"""Which sticky sources hold, by the routes of the loopback interface, which every host has."""
+
+import asyncio
+import socket
+from dataclasses import dataclass, field
+
+import pytest
+
+from wgpy.config import DeviceChange, Endpoint, PeerChange
+from wgpy.dataplane.plane import Plane
+from wgpy.device import Device
+from wgpy.routes import RouteWatch
+from wgpy.sockets import open_sockets
+
+LOOPBACK = {4: socket.inet_aton("127.0.0.1"), 6: socket.inet_pton(socket.AF_INET6, "::1")}
+NOT_OURS = socket.inet_aton("192.0.2.77")
+INTERFACE = socket.if_nametoindex("lo")
+
+
+@dataclass
+class FakePaths:
+    """Peers by slot, and what was judged of them."""
+
+    endpoints: list[Endpoint]
+    listen_port: int = 51820
+    fwmark: int = 7
+    judged: dict[int, bool] = field(default_factory=dict)
+
+    def paths(self) -> list[tuple[int, Endpoint]]:
+        return list(enumerate(self.endpoints))
+
+    def judge_path(self, slot: int, path: Endpoint, holds: bool) -> None:
+        assert path is self.endpoints[slot]
+        self.judged[slot] = holds
+
+
+def judge(*endpoints: Endpoint) -> dict[int, bool]:
+    fake = FakePaths(list(endpoints))
+    asyncio.run(RouteWatch(fake).look())
+    return fake.judged
+
+
+def needs(version: int) -> None:
+    try:
+        with socket.socket(socket.AF_INET6 if version == 6 else socket.AF_INET) as probe:
+            probe.bind(("::1" if version == 6 else "127.0.0.1", 0))
+    except OSError:
+        pytest.skip(f"the host has no IPv{version}")
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_source_holds_while_the_route_leaves_by_its_interface(version: int) -> None:
+    needs(version)
+    address = LOOPBACK[version]
+    there = Endpoint(address, 9, source=address, source_ifindex=INTERFACE)
+    elsewhere = Endpoint(address, 9, source=address, source_ifindex=INTERFACE + 1)
+    assert judge(there, elsewhere) == {0: True, 1: False}
+
+
+def test_a_source_that_is_not_ours_does_not_hold() -> None:
+    path = Endpoint(LOOPBACK[4], 9, source=NOT_OURS, source_ifindex=INTERFACE)
+    assert judge(path) == {0: False}
+
+
+def test_a_path_in_a_zone_is_not_judged() -> None:
+    link_local = socket.inet_pton(socket.AF_INET6, "fe80::1")
+    path = Endpoint(link_local, 9, INTERFACE, source=link_local, source_ifindex=INTERFACE)
+    assert judge(path) == {}
+
+
+def test_only_peers_with_a_source_have_a_path() -> None:
+    with_source = Endpoint(LOOPBACK[4], 9, source=LOOPBACK[4], source_ifindex=INTERFACE)
+    endpoints = [with_source, Endpoint(LOOPBACK[4], 9), None]
+    peers = [PeerChange(bytes([n]) * 32, endpoint=end) for n, end in enumerate(endpoints, 1)]
+    plane = Plane()
+    device = Device(plane, open_sockets, asyncio.new_event_loop(), -1, 0)
+    device.configure(DeviceChange(peers=tuple(peers)))
+    ((slot, path),) = device.paths()
+    assert (path.source, path.source_ifindex) == (with_source.source, INTERFACE)
+    device.configure(DeviceChange(replace_peers=True))
+    device.judge_path(slot, path, False)  # too late, and no matter
+    assert device.paths() == []
+    device.close()
+    plane.close()

@@ -1,0 +1,68 @@
+"""Netlink notifications, taken only as hints that something may have changed.
+
+Nobody reads what they say: whoever waits for one looks at the present state afterwards.  So none
+can be missed, overtaken or misread, and a socket buffer that overflows does no harm.  See
+netlink(7), rtnetlink(7).
+"""
+
+import asyncio
+import contextlib
+import errno
+import socket
+
+from pyroute2.netlink import NETLINK_ADD_MEMBERSHIP, NETLINK_LISTEN_ALL_NSID, SOL_NETLINK
+
+
+class Hints:
+    """Route netlink groups that somebody waits for, one at a time."""
+
+    def __init__(self, *groups: int, all_namespaces: bool = False) -> None:
+        """Begin to listen to RTNLGRP_*, if wanted in all namespaces that have an id here.
+
+        Raises OSError.
+        """
+        with contextlib.ExitStack() as stack:
+            netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+            self._socket = stack.enter_context(netlink)
+            netlink.setblocking(False)
+            netlink.bind((0, 0))
+            for group in groups:
+                netlink.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
+            if all_namespaces:
+                netlink.setsockopt(SOL_NETLINK, NETLINK_LISTEN_ALL_NSID, 1)
+            stack.pop_all()
+
+    def close(self) -> None:
+        """Listen no more."""
+        self._socket.close()
+
+    def fileno(self) -> int:
+        """The descriptor that is readable when there are hints."""
+        return self._socket.fileno()
+
+    async def wait(self) -> None:
+        """Return as soon as there has been a hint since the last time."""
+        await readable(self.fileno())
+        self.take()
+
+    def take(self) -> None:
+        """Throw away the hints up to now.  Raises OSError."""
+        while True:
+            try:
+                self._socket.recv(1)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:  # some were lost, but not that there were any
+                    raise
+
+
+async def readable(fd: int) -> None:
+    """Wait until the descriptor is readable."""
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_reader(fd, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(fd)
