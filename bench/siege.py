@@ -44,7 +44,6 @@ from bench.lab import (
 )
 from bench.report import WGPY
 from wgpy.cookie import mac1_key
-from wgpy.dataplane.build import compiler
 
 SOURCE = Path(__file__).with_name("siege.c")
 UNUSED_PORT = PORT + 1
@@ -106,6 +105,8 @@ def initiations(responder_key: bytes, *, valid_mac1: bool) -> bytes:
 @contextlib.contextmanager
 def program() -> Iterator[Path]:
     """The compiled flooder."""
+    from wgpy.dataplane.build import compiler  # works in a checkout only
+
     with tempfile.TemporaryDirectory(prefix="wgpy-siege-") as directory:
         path = Path(directory, "siege")
         run([*compiler(), "-std=gnu11", "-O2", "-D_GNU_SOURCE", str(SOURCE), "-o", str(path)])
