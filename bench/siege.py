@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import secrets
+import shlex
 import signal
 import statistics
 import sys
@@ -105,11 +106,10 @@ def initiations(responder_key: bytes, *, valid_mac1: bool) -> bytes:
 @contextlib.contextmanager
 def program() -> Iterator[Path]:
     """The compiled flooder."""
-    from wgpy.dataplane.build import compiler  # works in a checkout only
-
     with tempfile.TemporaryDirectory(prefix="wgpy-siege-") as directory:
         path = Path(directory, "siege")
-        run([*compiler(), "-std=gnu11", "-O2", "-D_GNU_SOURCE", str(SOURCE), "-o", str(path)])
+        compiler = shlex.split(os.environ.get("CC", "cc"))
+        run([*compiler, "-std=gnu11", "-O2", "-D_GNU_SOURCE", str(SOURCE), "-o", str(path)])
         yield path
 
 
