@@ -738,14 +738,14 @@ class Laboratory:
         self.ageing.begin()
 
     def _network(self) -> Network:
-        network = Network.named(f"wgpy-{os.getpid()}-{next(_numbers)}")
+        network = Network.named(f"wgpy-i{os.getpid()}-{next(_numbers)}")
         self._stack.callback(network.delete)
         network.create()
         return network
 
     def _interface(self, kind: str, host: Host, net: int, number: int) -> Interface:
         inner = f"10.77.{net}.{number}", f"fd77:{net}::{number}"
-        name = f"wg{os.getpid()}-{next(_numbers)}"
+        name = f"wgi{os.getpid()}-{next(_numbers)}"
         interface = Interface(kind, host, name, *inner, port=PORT + net)
         self._stack.callback(interface.vanish)
         interface.start()

@@ -236,10 +236,13 @@ def ask(side: Side, request: str) -> str:
 
 
 def ping(host: Namespace, address: str, size: int = 56, count: int = 3) -> None:
-    """All have to be answered.  One at a time: ping waits for the last of several only 2 RTT."""
-    for _ in range(count):
-        answer = host.run("ping", "-c", "1", "-W", "3", "-s", str(size), address)
-        assert "1 received" in answer, answer
+    """So many have to be answered.
+
+    With -w ping waits for the last answer too; else it does so for only two round trips.
+    """
+    flags = ["-c", str(count), "-i", "0.05", "-w", "5", "-s", str(size)]
+    answers = host.run("ping", *flags, address)
+    assert f"{count} received" in answers, answers
 
 
 def transfer(source: Namespace, target: Namespace, address: str, size: int) -> None:
