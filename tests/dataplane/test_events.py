@@ -2,7 +2,6 @@
 
 import hashlib
 import select
-import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -24,13 +23,13 @@ from wgpy.dataplane.plane import (
     MessageEvent,
     PendingEvent,
     Plane,
-    PlaneIO,
     Session,
 )
 
+from .ends import WAIT_S, start
+
 pytestmark = pytest.mark.threads
 
-WAIT_S = 10  # what a test waits for comes at once, or the test has failed
 NS = 10**9
 KEY = bytes(range(32))
 MAC1_KEY = bytes(reversed(range(32)))
@@ -51,22 +50,10 @@ class Wire:
         self.plane = Plane()
         stack.callback(self.plane.close)
         self.plane.set_mac1_key(MAC1_KEY)
-        self.tun, tun = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours, self.udp = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
-        for used in (self.tun, tun, ours, self.udp):
-            stack.enter_context(used)
-        for lent in (tun, ours):
-            lent.setblocking(False)
-        for end in (ours, self.udp):
-            end.bind(("127.0.0.1", 0))
-        self.udp.connect(ours.getsockname())
-        for end in (self.udp, self.tun):
-            end.settimeout(WAIT_S)
+        self.tun, self.udp = start(self.plane, stack)
         self.endpoint = Endpoint(LOOPBACK, self.udp.getsockname()[1])
         self.counter = 0
         self.slot = self.add_peer(THEIR_NET)
-        self.plane.start(PlaneIO(tun.fileno(), ours.fileno(), -1, 0))
-        stack.callback(self.plane.stop)
 
     def add_peer(self, network: bytes) -> int:
         slot = self.plane.add_peer()
@@ -298,8 +285,8 @@ def test_a_full_ring_drops_counts_and_recovers(wire: Wire) -> None:
     index, pending_index = wire.install(initiator=True), wire.plane.reserve_index(wire.slot)
     replies = [cookie_reply(pending_index, number) for number in range(EVENT_RING + 32)]
     wire.plane.set_wake(wire.slot, 0)
-    for start in range(0, len(replies), 32):
-        for reply in replies[start : start + 32]:
+    for at in range(0, len(replies), 32):
+        for reply in replies[at : at + 32]:
             wire.udp.send(reply)
         wire.settle(index)
     assert wire.plane.counters()["rx_events_dropped"] == 32

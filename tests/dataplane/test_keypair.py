@@ -2,7 +2,6 @@
 
 import errno
 import select
-import socket
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
 
@@ -22,13 +21,13 @@ from wgpy.dataplane.plane import (
     SESSION_PREVIOUS,
     PendingEvent,
     Plane,
-    PlaneIO,
     Session,
 )
 
+from .ends import WAIT_S, start
+
 WINDOW = lib.WG_REPLAY_WINDOW
 NS = 10**9
-WAIT_S = 10  # what a test waits for comes at once, or the test has failed
 
 
 def refused(code: int) -> AbstractContextManager[object]:
@@ -111,21 +110,9 @@ class Peer:
         self.plane = Plane()
         stack.callback(self.plane.close)
         self.slot = self.plane.add_peer()
-        self.tun, tun = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours, self.udp = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
-        for used in (self.tun, tun, ours, self.udp):
-            stack.enter_context(used)
-        for lent in (tun, ours):
-            lent.setblocking(False)
-        for end in (ours, self.udp):
-            end.bind(("127.0.0.1", 0))
-        self.udp.settimeout(WAIT_S)
-        self.udp.connect(ours.getsockname())
-        self.plane.set_endpoint(
-            self.slot, Endpoint(bytes([127, 0, 0, 1]), self.udp.getsockname()[1])
-        )
-        self.plane.start(PlaneIO(tun.fileno(), ours.fileno(), -1, 0))
-        stack.callback(self.plane.stop)
+        self.tun, self.udp = start(self.plane, stack)
+        address = Endpoint(bytes([127, 0, 0, 1]), self.udp.getsockname()[1])
+        self.plane.set_endpoint(self.slot, address)
 
     def install(self, remote_index: int, *, initiator: bool, age_ns: int = 0) -> int:
         """Give it a session whose both keys are the remote index; returns the local index."""
