@@ -137,8 +137,7 @@ class FakeNetwork:
 class FakeBoundSockets:
     """What FakeSockets opened: an address with a port."""
 
-    udp4_fd = 4
-    udp6_fd = 6
+    fds = ((4, 6),)
     features = 8
 
     def __init__(self, sockets: "FakeSockets", port: int, fwmark: int) -> None:

@@ -7,8 +7,9 @@ something has come true.
 import select
 import socket
 import struct
-from collections.abc import Callable
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, suppress
+from functools import partial
 from heapq import heappop, heappush
 from itertools import count
 
@@ -36,6 +37,13 @@ def packet(source: bytes, destination: bytes, payload: bytes) -> bytes:
     total = (total & 0xFFFF) + (total >> 16)
     checksum = ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
     return IPV4.pack(*fields, checksum, source, destination) + payload
+
+
+def frames(queue: socket.socket) -> Iterator[bytes]:
+    """All that came out of a queue so far."""
+    with suppress(BlockingIOError):
+        while True:
+            yield queue.recv(65535)
 
 
 class Loop:
@@ -79,22 +87,24 @@ class Loop:
 
 
 class Host:
-    """A device whose tunnel address is 10.0.0.NUMBER."""
+    """A device whose tunnel address is 10.0.0.NUMBER; its TUN has a queue for each worker."""
 
-    def __init__(self, stack: ExitStack, loop: Loop, number: int) -> None:
+    def __init__(self, stack: ExitStack, loop: Loop, number: int, workers: int = 1) -> None:
         self.private_key = bytes([number]) * 32
         self.public_key = StaticKey(self.private_key).public_key
         self.address = bytes([10, 0, 0, number])
-        inside, self.tun = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        for end in (inside, self.tun):
+        kind = socket.AF_UNIX, socket.SOCK_SEQPACKET
+        lent, self.queues = zip(*(socket.socketpair(*kind) for _ in range(workers)), strict=True)
+        for end in (*lent, *self.queues):
             end.setblocking(False)
             stack.enter_context(closing(end))
-        self.plane = stack.enter_context(closing(Plane()))
+        self.tun = self.queues[0]
+        self.plane = stack.enter_context(closing(Plane(workers=workers)))
         self.device = Device(
             self.plane,
-            open_sockets,
+            partial(open_sockets, workers=workers),
             loop,
-            inside.fileno(),
+            [end.fileno() for end in lent],
             tun_features=0,
             wall_clock=lambda: EPOCH_NS + self.plane.now_ns(),  # it makes the same jumps
         )
@@ -110,12 +120,9 @@ class Host:
 
     def read(self) -> list[bytes]:
         """All payloads that came out of the tunnel so far."""
-        while True:
-            try:
-                frame = self.tun.recv(65535)
-            except BlockingIOError:
-                return self.received
-            self.received.append(frame[IPV4.size :])
+        for queue in self.queues:
+            self.received += [frame[IPV4.size :] for frame in frames(queue)]
+        return self.received
 
     @property
     def port(self) -> int:

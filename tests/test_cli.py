@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -26,7 +27,7 @@ def refusal(
 
 def test_a_name_alone_means_background_with_everything_on() -> None:
     options = parse(["wg0"], {})
-    assert options == Options(interface="wg0")
+    assert replace(options, workers=1) == Options(interface="wg0")
     assert not options.foreground
     assert options.log_level == logging.ERROR
 
@@ -99,11 +100,33 @@ def test_each_offload_has_its_switch() -> None:
             name for name in switches.values() if not getattr(parse(["wg0"], {variable: "0"}), name)
         }
         assert off == {field}
-        assert parse(["wg0"], {variable: "1"}) == Options("wg0")
+        assert parse(["wg0"], {variable: "1"}) == parse(["wg0"], {})
+
+
+@pytest.mark.parametrize(("cores", "workers"), [(1, 1), (2, 1), (3, 1), (4, 2), (8, 4), (64, 4)])
+def test_there_are_half_as_many_workers_as_cores_but_not_many(
+    monkeypatch: pytest.MonkeyPatch, cores: int, workers: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(cores)))
+    assert parse(["wg0"], {}).workers == workers
+    assert parse(["wg0"], {"WGPY_WORKERS": ""}).workers == workers
+
+
+def test_the_number_of_workers_can_be_set() -> None:
+    assert parse(["wg0"], {"WGPY_WORKERS": "16"}).workers == 16
+
+
+@pytest.mark.parametrize("number", ["0", "17", "-1", "two", "1.5", "9" * 5000])
+def test_a_wrong_number_of_workers_is_refused(
+    number: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, errors = refusal(["wg0"], {"WGPY_WORKERS": number}, capsys)
+    assert status == 2
+    assert "WGPY_WORKERS is no number from 1 to 16" in errors
 
 
 def test_variables_of_other_implementations_are_ignored() -> None:
-    assert parse(["wg0"], {"WG_SUDO": "1", "WG_THREADS": "4"}) == Options("wg0")
+    assert parse(["wg0"], {"WG_SUDO": "1", "WG_THREADS": "4"}) == parse(["wg0"], {})
 
 
 @pytest.mark.parametrize(

@@ -37,8 +37,10 @@ from wgpy.dataplane.plane import (
     SESSION_CURRENT,
     SESSION_NEXT,
     SESSION_PREVIOUS,
+    Feature,
     MessageEvent,
     Plane,
+    Queue,
 )
 from wgpy.device import EVENTS_PER_TURN, Device
 from wgpy.errors import ConfigError
@@ -69,7 +71,7 @@ class Host:
             self.plane,
             self.sockets,
             loop,
-            tun_fd=3,
+            tun_fds=(3,),
             tun_features=1,
             wall_clock=lambda: EPOCH_NS + loop.now_ns,
             randbelow=self.random.randrange,
@@ -989,11 +991,19 @@ def test_more_peers_than_the_maximum_are_refused(
 def test_up_lends_the_descriptors_to_the_data_plane(host: Host) -> None:
     host.device.up()
     assert host.plane.io is not None
-    assert host.plane.io.tun_fd == 3
-    assert (host.plane.io.udp4_fd, host.plane.io.udp6_fd) == (4, 6)
+    assert host.plane.io.queues == (Queue(3, 4, 6),)
     assert host.plane.io.features == 1 | 8
     host.device.up()
     assert len(host.sockets.opened) == 1
+
+
+def test_up_says_which_offloads_are_on(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "wgpy.device"):
+        host.configure(listen_port=50001)
+        host.device.up()
+    assert caplog.messages == ["listens on UDP port 50001: UDP_GSO"]
+    assert str(Feature.VNET_HDR | Feature.TUN_TSO) == "VNET_HDR TUN_TSO"
+    assert str(Feature(0)) == "none"
 
 
 def test_down_closes_the_sockets_and_forgets_the_sessions(world: World) -> None:

@@ -4,7 +4,7 @@ import errno
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing, suppress
 
 import pytest
 
@@ -49,10 +49,19 @@ def taken() -> Iterator[int]:
         yield holder.getsockname()[1]
 
 
+def count_datagrams(fd: int) -> int:
+    """How many wait there; they are taken."""
+    count = 0
+    with socket.socket(fileno=os.dup(fd)) as udp, suppress(BlockingIOError):
+        while udp.recv(64, socket.MSG_DONTWAIT):
+            count += 1
+    return count
+
+
 def test_both_families_get_the_same_random_port() -> None:
     with closing(open_sockets(0, 0)) as pair:
         assert pair.port != 0
-        assert port_of(pair.udp4_fd) == port_of(pair.udp6_fd) == pair.port
+        assert port_of(pair.fds[0][0]) == port_of(pair.fds[0][1]) == pair.port
 
 
 def test_a_wanted_port_is_given_again_after_close() -> None:
@@ -72,6 +81,32 @@ def test_a_port_in_use_by_either_family_is_refused_and_nothing_stays_bound(taken
         udp.bind(("", taken))
 
 
+def test_several_workers_share_the_port_that_nobody_else_gets() -> None:
+    with closing(open_sockets(0, 0, workers=3)) as sockets:
+        fds = [fd for pair in sockets.fds for fd in pair]
+        assert len(set(fds)) == 6
+        assert {port_of(fd) for fd in fds} == {sockets.port}
+        for workers in (1, 3):
+            with pytest.raises(OSError, match=os.strerror(errno.EADDRINUSE)):
+                open_sockets(sockets.port, 0, workers=workers)
+    open_sockets(sockets.port, 0).close()
+
+
+def test_what_comes_from_one_address_goes_to_one_worker() -> None:
+    with ExitStack() as stack:
+        sockets = stack.enter_context(closing(open_sockets(0, 0, workers=3)))
+        served = []
+        for _ in range(24):
+            udp = stack.enter_context(socket.socket(type=socket.SOCK_DGRAM))
+            udp.connect(("127.0.0.1", sockets.port))
+            for _ in range(4):
+                udp.send(b"datagram")
+            came = [count_datagrams(fd) for fd, _ in sockets.fds]
+            assert sorted(came) == [0, 0, 4]
+            served.append(came.index(4))
+        assert set(served) == {0, 1, 2}
+
+
 def test_a_random_port_avoids_those_that_one_family_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     refusals = iter([True, True])
 
@@ -83,32 +118,32 @@ def test_a_random_port_avoids_those_that_one_family_lacks(monkeypatch: pytest.Mo
 
     monkeypatch.setattr("wgpy.sockets.socket.socket", Crowded)
     with closing(open_sockets(0, 0)) as pair:
-        assert port_of(pair.udp4_fd) == port_of(pair.udp6_fd)
+        assert port_of(pair.fds[0][0]) == port_of(pair.fds[0][1])
     assert next(refusals, None) is None
 
 
 def test_a_missing_family_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wgpy.sockets.socket.socket", OnlyIPv4)
     with closing(open_sockets(0, 0)) as pair:
-        assert pair.udp6_fd == -1
-        assert pair.udp4_fd >= 0
+        assert pair.fds[0][1] == -1
+        assert pair.fds[0][0] >= 0
         assert pair.port != 0
     monkeypatch.setattr("wgpy.sockets.socket.socket", OnlyIPv6)
     with closing(open_sockets(0, 0)) as pair:
-        assert pair.udp4_fd == -1
-        assert pair.udp6_fd >= 0
+        assert pair.fds[0][0] == -1
+        assert pair.fds[0][1] >= 0
         assert pair.port != 0
 
 
 def test_the_data_threads_learn_local_address_and_tos() -> None:
     with closing(open_sockets(0, 0)) as pair:
-        assert option(pair.udp4_fd, socket.IPPROTO_IP, IP_PKTINFO) == 1
-        assert option(pair.udp4_fd, socket.IPPROTO_IP, socket.IP_RECVTOS) == 1
-        assert option(pair.udp6_fd, socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO) == 1
-        assert option(pair.udp6_fd, socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS) == 1
-        assert option(pair.udp6_fd, socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 1
-        assert os.get_blocking(pair.udp4_fd)
-        assert os.get_blocking(pair.udp6_fd)
+        assert option(pair.fds[0][0], socket.IPPROTO_IP, IP_PKTINFO) == 1
+        assert option(pair.fds[0][0], socket.IPPROTO_IP, socket.IP_RECVTOS) == 1
+        assert option(pair.fds[0][1], socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO) == 1
+        assert option(pair.fds[0][1], socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS) == 1
+        assert option(pair.fds[0][1], socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 1
+        assert os.get_blocking(pair.fds[0][0])
+        assert os.get_blocking(pair.fds[0][1])
 
 
 def test_offloads_can_be_switched_off() -> None:
@@ -132,8 +167,8 @@ def test_coalesced_receives_are_not_trusted_before_linux_5_12(
 @pytest.mark.skipif(os.geteuid() != 0, reason="marks need root")
 def test_the_mark_is_set_from_the_start_and_later() -> None:
     with closing(open_sockets(0, 0xCA6C)) as pair:
-        for fd in (pair.udp4_fd, pair.udp6_fd):
+        for fd in (pair.fds[0][0], pair.fds[0][1]):
             assert option(fd, socket.SOL_SOCKET, socket.SO_MARK) == 0xCA6C
         pair.set_fwmark(0)
-        for fd in (pair.udp4_fd, pair.udp6_fd):
+        for fd in (pair.fds[0][0], pair.fds[0][1]):
             assert option(fd, socket.SOL_SOCKET, socket.SO_MARK) == 0

@@ -19,11 +19,11 @@ pytestmark = pytest.mark.threads
 class World:
     """Two hosts that are each other's peers, up."""
 
-    def __init__(self, stack: ExitStack, version: int) -> None:
+    def __init__(self, stack: ExitStack, version: int = 4, workers: int = 1) -> None:
         self.loop = Loop()
         self.loopback = LOOPBACK[version]
-        self.a = Host(stack, self.loop, 1)
-        self.b = Host(stack, self.loop, 2)
+        self.a = Host(stack, self.loop, 1, workers)
+        self.b = Host(stack, self.loop, 2, workers)
         for host in (self.a, self.b):
             host.configure(private_key=host.private_key)
             host.device.up()
@@ -48,10 +48,10 @@ def any_world(request: pytest.FixtureRequest) -> Iterator[World]:
         yield World(stack, version)
 
 
-@pytest.fixture
-def world() -> Iterator[World]:
+@pytest.fixture(params=[1, 3], ids=["one worker", "three workers"])
+def world(request: pytest.FixtureRequest) -> Iterator[World]:
     with ExitStack() as stack:
-        yield World(stack, 4)
+        yield World(stack, workers=request.param)
 
 
 def test_packets_pass_both_ways(any_world: World) -> None:

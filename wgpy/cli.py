@@ -9,11 +9,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from wgpy.daemon import Options, StartError, run
-from wgpy.dataplane.plane import aead_backends
+from wgpy.dataplane.plane import MAX_WORKERS, aead_backends
 from wgpy.tun import check_name
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
+
+DEFAULT_WORKERS_MAX = 4  # more than a link of 25 Gbit/s takes; each costs memory and AEAD contexts
 
 LOG_LEVELS = {
     "verbose": logging.DEBUG,
@@ -31,6 +33,7 @@ ENVIRONMENT = """environment:
   WGPY_AEAD                    the ChaCha20-Poly1305 to use, one of those that --version names
   WGPY_TUN_OFFLOAD=0, WGPY_VNET_HDR=0, WGPY_UDP_GSO=0, WGPY_UDP_GRO=0
                                switch an offload off
+  WGPY_WORKERS                 data threads per direction; half as many as cores, at most 4
   NOTIFY_SOCKET, JOURNAL_STREAM
                                tell a service manager how far we are (with -f), log for its journal
 """
@@ -91,6 +94,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Options:
             vnet_hdr=_is_on(environ, "WGPY_VNET_HDR"),
             udp_gso=_is_on(environ, "WGPY_UDP_GSO"),
             udp_gro=_is_on(environ, "WGPY_UDP_GRO"),
+            workers=_workers(environ, "WGPY_WORKERS"),
         )
     except ValueError as error:
         parser.error(str(error))
@@ -113,6 +117,15 @@ def _group(environ: Mapping[str, str], name: str) -> int | None:
         return grp.getgrnam(value).gr_gid
     except KeyError:
         raise ValueError(f"{name}: there is no group {value!r}") from None
+
+
+def _workers(environ: Mapping[str, str], name: str) -> int:
+    value = environ.get(name, "")
+    if not value:
+        return max(1, min(DEFAULT_WORKERS_MAX, len(os.sched_getaffinity(0)) // 2))
+    if value not in map(str, range(1, MAX_WORKERS + 1)):
+        raise ValueError(f"{name} is no number from 1 to {MAX_WORKERS}: {value!r}")
+    return int(value)
 
 
 def _is_on(environ: Mapping[str, str], name: str) -> bool:

@@ -64,6 +64,7 @@ class Options:
     vnet_hdr: bool = True
     udp_gso: bool = True
     udp_gro: bool = True
+    workers: int = 1  # data threads per direction, if the TUN has as many queues
 
 
 class StartError(Exception):
@@ -145,10 +146,11 @@ async def _serve(
             loop.add_signal_handler(number, end_because, signal.Signals(number).name)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, END_SIGNALS)
 
-        plane = stack.enter_context(contextlib.closing(_open_plane(options.aead)))
-        open_udp = partial(open_sockets, gso=options.udp_gso, gro=options.udp_gro)
+        workers = len(tun.fds)
+        plane = stack.enter_context(contextlib.closing(_open_plane(options.aead, workers)))
+        open_udp = partial(open_sockets, workers=workers, gso=options.udp_gso, gro=options.udp_gro)
         scheduler = BoottimeScheduler(loop, plane.now_ns)
-        device = Device(plane, open_udp, scheduler, tun.fd, tun.features)
+        device = Device(plane, open_udp, scheduler, tun.fds, tun.features)
         stack.enter_context(contextlib.closing(device))
 
         def on_plane_event() -> None:
@@ -176,7 +178,7 @@ async def _serve(
             stack.enter_context(contextlib.closing(SocketWatch(file, removed)))
             stack.callback(file.remove)  # first, for a successor may be waiting for the name
         on_ready()
-        _log.info("ready: AEAD %s, TUN %r", plane.aead, tun.features)
+        _log.info("ready: AEAD %s, workers %d, TUN %s", plane.aead, workers, tun.features)
         try:
             reason = await end
         except LinkDeletedError:
@@ -204,7 +206,9 @@ def _open_tun(options: Options) -> Tun:
         errno.EINVAL: f"an interface {name} of another kind exists",
     }
     try:
-        return open_tun(name, vnet_hdr=options.vnet_hdr, offload=options.tun_offload)
+        return open_tun(
+            name, queues=options.workers, vnet_hdr=options.vnet_hdr, offload=options.tun_offload
+        )
     except OSError as error:
         other = f"cannot make the interface {name}: {error.strerror}"
         raise StartError(reasons.get(error.errno or 0, other)) from error
@@ -212,7 +216,7 @@ def _open_tun(options: Options) -> Tun:
 
 def _open_link(tun: Tun) -> Link:
     try:
-        return Link(tun.fd)
+        return Link(tun.fds[0])
     except OSError as error:
         raise StartError(f"cannot watch the interface: {error.strerror}") from error
 
@@ -247,9 +251,9 @@ def _socket_file(listener: socket.socket) -> SocketFile | None:
         return None
 
 
-def _open_plane(aead: str | None) -> Plane:
+def _open_plane(aead: str | None, workers: int) -> Plane:
     try:
-        return Plane(aead)
+        return Plane(aead, workers)
     except OSError as error:
         if error.errno == errno.ENOENT:
             raise StartError(f"WGPY_AEAD: there is no {aead!r} here") from error

@@ -11,7 +11,7 @@ import errno
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import Final, Protocol
 
@@ -25,7 +25,15 @@ from wgpy.config import (
     PeerChange,
 )
 from wgpy.cookie import cookie_key, mac1_key
-from wgpy.dataplane.plane import MAX_PEERS, MessageEvent, PendingEvent, Plane, PlaneIO
+from wgpy.dataplane.plane import (
+    MAX_PEERS,
+    Feature,
+    MessageEvent,
+    PendingEvent,
+    Plane,
+    PlaneIO,
+    Queue,
+)
 from wgpy.errors import BadMessage, ConfigError
 from wgpy.messages import MessageType
 from wgpy.noise import RemoteStatic, StaticKey, read_initiation_untrusted
@@ -47,12 +55,8 @@ class BoundSockets(Protocol):
         """The port that they are bound to."""
 
     @property
-    def udp4_fd(self) -> int:
-        """The IPv4 socket, -1 if there is none."""
-
-    @property
-    def udp6_fd(self) -> int:
-        """The IPv6 socket, -1 if there is none."""
+    def fds(self) -> Sequence[tuple[int, int]]:
+        """The IPv4 and IPv6 socket of each worker, -1 for a missing one."""
 
     @property
     def features(self) -> int:
@@ -73,14 +77,14 @@ class OpenSockets(Protocol):
 
 
 class Device:
-    """A WireGuard interface.  The plane and the TUN descriptor are borrowed."""
+    """A WireGuard interface.  The plane and the descriptors of the TUN are borrowed."""
 
     def __init__(
         self,
         plane: Plane,
         open_sockets: OpenSockets,
         scheduler: Scheduler,
-        tun_fd: int,
+        tun_fds: Sequence[int],
         tun_features: int,
         *,
         wall_clock: Callable[[], int] = time.time_ns,
@@ -88,12 +92,13 @@ class Device:
     ) -> None:
         """Start without identity and peers, and down.
 
-        `tun_features` are WG_FEATURE bits; `wall_clock` gives Unix nanoseconds, `randbelow(n)` a
-        random integer from 0 to n - 1.
+        There is a queue of the TUN for each worker of the plane, and `open_sockets` gives as many
+        pairs.  `tun_features` are WG_FEATURE bits; `wall_clock` gives Unix nanoseconds,
+        `randbelow(n)` a random integer from 0 to n - 1.
         """
         self._plane = plane
         self._open_sockets = open_sockets
-        self._tun_fd = tun_fd
+        self._tun_fds = tun_fds
         self._tun_features = tun_features
         self._around = Surroundings(plane, scheduler, wall_clock, randbelow)
 
@@ -158,8 +163,10 @@ class Device:
             self._bound.close()
         self._bound = bound
         self._listen_port = bound.port
-        features = self._tun_features | bound.features
-        self._plane.start(PlaneIO(self._tun_fd, bound.udp4_fd, bound.udp6_fd, features))
+        pairs = zip(self._tun_fds, bound.fds, strict=True)
+        queues = tuple(Queue(tun_fd, *udp_fds) for tun_fd, udp_fds in pairs)
+        self._plane.start(PlaneIO(queues, self._tun_features | bound.features))
+        _logger.info("listens on UDP port %d: %s", bound.port, Feature(bound.features))
         self._start_peers()
 
     def _start_peers(self) -> None:

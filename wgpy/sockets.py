@@ -1,5 +1,9 @@
 """Opens the UDP sockets: IPv4 and IPv6 on one port, with all on that the data threads need.
 
+Several workers have a pair each on the same port (SO_REUSEPORT): the kernel gives all that comes
+from one address and port to one of them, so nothing of a peer is overtaken.  The first pair is
+bound without it, so that a port in use is known as such.
+
 Each ability is asked for and given up on refusal.  The sockets stay blocking: the receive side says
 MSG_DONTWAIT, and a send that waits is the back-pressure towards the TUN.
 """
@@ -10,6 +14,7 @@ import os
 import re
 import socket
 import struct
+from collections.abc import Sequence
 
 from wgpy.dataplane.plane import Feature
 
@@ -29,23 +34,24 @@ SO_SNDBUFFORCE = 32
 SO_RCVBUFFORCE = 33
 
 
-class BoundSockets:
-    """The pair of sockets; a missing family has descriptor -1.
+Pair = tuple[socket.socket | None, socket.socket | None]  # IPv4 and IPv6, one at least
 
-    features are those of Feature that concern UDP.
+
+class BoundSockets:
+    """The sockets of each worker.
+
+    fds has a pair of descriptors for each, IPv4 and IPv6, -1 for a missing family; features are
+    those of Feature that concern UDP.
     """
 
-    __slots__ = ("_sockets", "features", "port", "udp4_fd", "udp6_fd")
+    __slots__ = ("_sockets", "fds", "features", "port")
 
-    def __init__(
-        self, udp4: socket.socket | None, udp6: socket.socket | None, features: Feature
-    ) -> None:
-        """Takes over bound sockets, one at least."""
-        self._sockets = [s for s in (udp4, udp6) if s is not None]
+    def __init__(self, pairs: Sequence[Pair], features: Feature) -> None:
+        """Takes over bound sockets, one pair at least."""
+        self._sockets = _present(pairs)
         self.features = features
         self.port: int = self._sockets[0].getsockname()[1]
-        self.udp4_fd = -1 if udp4 is None else udp4.fileno()
-        self.udp6_fd = -1 if udp6 is None else udp6.fileno()
+        self.fds = tuple((_descriptor(udp4), _descriptor(udp6)) for udp4, udp6 in pairs)
 
     def set_fwmark(self, fwmark: int) -> None:
         """Marks outgoing packets; 0 for none.  Raises OSError."""
@@ -58,31 +64,42 @@ class BoundSockets:
             udp.close()
 
 
-def open_sockets(port: int, fwmark: int, *, gso: bool = True, gro: bool = True) -> BoundSockets:
-    """Binds both families to the port, or to a random one when it is 0.
+def open_sockets(
+    port: int, fwmark: int, *, workers: int = 1, gso: bool = True, gro: bool = True
+) -> BoundSockets:
+    """Binds both families to the port, or to a random one when it is 0, for so many workers.
 
     gso and gro switch off UDP_SEGMENT and UDP_GRO.  A family that the host lacks is left out.
     Raises OSError: EADDRINUSE, or EAFNOSUPPORT when the host has neither.
     """
-    udp4, udp6 = _bind_pair(port)
-    pair = [udp for udp in (udp4, udp6) if udp is not None]
+    pairs = [_bind_pair(port)]
     try:
+        for _ in range(1, workers):
+            pairs.append(_bind_beside(pairs[0]))
         features = Feature(0)
-        if gso and all(_can_segment(udp) for udp in pair):
+        if gso and all(_can_segment(udp) for udp in _present(pairs)):
             features |= Feature.UDP_GSO
-        if gro and all(_receives_coalesced(udp) for udp in pair):
+        if gro and all(_receives_coalesced(udp) for udp in _present(pairs)):
             features |= Feature.UDP_GRO
-        sockets = BoundSockets(udp4, udp6, features)
+        sockets = BoundSockets(pairs, features)
         if fwmark:
             sockets.set_fwmark(fwmark)
     except OSError:
-        for udp in pair:
+        for udp in _present(pairs):
             udp.close()
         raise
     return sockets
 
 
-def _bind_pair(port: int) -> tuple[socket.socket | None, socket.socket | None]:
+def _present(pairs: Sequence[Pair]) -> list[socket.socket]:
+    return [udp for pair in pairs for udp in pair if udp is not None]
+
+
+def _descriptor(udp: socket.socket | None) -> int:
+    return -1 if udp is None else udp.fileno()
+
+
+def _bind_pair(port: int) -> Pair:
     for attempt in range(1, PORT_ATTEMPTS + 1):
         udp4 = _bind(socket.AF_INET, port)
         try:
@@ -99,12 +116,32 @@ def _bind_pair(port: int) -> tuple[socket.socket | None, socket.socket | None]:
     raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
 
 
-def _bind(family: socket.AddressFamily, port: int) -> socket.socket | None:
+def _bind_beside(first: Pair) -> Pair:
+    """One more of each family on its port; from now on others of this user could join them."""
+    pair: list[socket.socket | None] = []
+    try:
+        for udp in first:
+            pair.append(None if udp is None else _join(udp))
+    except OSError:
+        if pair and pair[0] is not None:
+            pair[0].close()
+        raise
+    return pair[0], pair[1]
+
+
+def _join(udp: socket.socket) -> socket.socket | None:
+    udp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    return _bind(udp.family, udp.getsockname()[1], share=True)
+
+
+def _bind(family: socket.AddressFamily, port: int, *, share: bool = False) -> socket.socket | None:
     """A configured socket bound to any address, or None when the host lacks the family."""
     with contextlib.ExitStack() as stack:
         try:
             udp = stack.enter_context(socket.socket(family, socket.SOCK_DGRAM))
             _configure(udp)
+            if share:
+                udp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             udp.bind(("" if family == socket.AF_INET else "::", port))
         except OSError as error:
             if error.errno in MISSING_FAMILY:

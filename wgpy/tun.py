@@ -1,10 +1,11 @@
-"""Opens the TUN device: from then on a plain descriptor with certain abilities.
+"""Opens the TUN device: from then on plain descriptors, one for each queue, with certain abilities.
 
 Frames carry a virtio_net_hdr so that the kernel can hand over and take super-packets; each ability
 is asked for and given up on refusal, because old kernels and other drivers lack some.  See
 Documentation/networking/tuntap.rst of Linux.
 """
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -22,6 +23,7 @@ TUNGETIFF = 0x800454D2
 TUNSETOFFLOAD = 0x400454D0
 TUNSETVNETHDRSZ = 0x400454D8
 IFF_TUN = 0x0001
+IFF_MULTI_QUEUE = 0x0100
 IFF_NO_PI = 0x1000
 IFF_VNET_HDR = 0x4000
 TUN_F_CSUM = 0x01
@@ -36,14 +38,15 @@ VNET_HDR_LEN = struct.pack("=i", 10)
 
 @dataclass(frozen=True, slots=True)
 class Tun:
-    """An open TUN queue; features are those of Feature that concern the TUN."""
+    """The open queues of a TUN, one at least; features are those of Feature that concern it."""
 
-    fd: int
+    fds: tuple[int, ...]
     features: Feature
 
     def close(self) -> None:
-        """Closes the queue, which deletes an interface that was made for it."""
-        os.close(self.fd)
+        """Closes the queues, which deletes an interface that was made for them."""
+        for fd in self.fds:
+            os.close(fd)
 
 
 def check_name(name: str) -> None:
@@ -56,19 +59,37 @@ def check_name(name: str) -> None:
         raise ValueError(f"{name!r} is no valid interface name")
 
 
-def open_tun(name: str, *, vnet_hdr: bool = True, offload: bool = True) -> Tun:
+def open_tun(name: str, *, queues: int = 1, vnet_hdr: bool = True, offload: bool = True) -> Tun:
     """Makes the interface, or takes over a persistent TUN that nobody holds.
 
-    vnet_hdr and offload switch off the header and the super-packets.  Raises OSError.
+    It has one queue instead of several if it was made without IFF_MULTI_QUEUE before.  vnet_hdr and
+    offload switch off the header and the super-packets.  Raises OSError.
     """
-    fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        flags = IFF_TUN | IFF_NO_PI | (IFF_VNET_HDR if vnet_hdr else 0)
+    flags = IFF_TUN | IFF_NO_PI | (IFF_VNET_HDR if vnet_hdr else 0)
+    with contextlib.ExitStack() as stack:
+        if queues == 1:
+            fds = _attach(stack, name, 1, flags)
+        else:
+            try:
+                fds = _attach(stack, name, queues, flags | IFF_MULTI_QUEUE)
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                fds = _attach(stack, name, 1, flags)
+        tun = Tun(fds, _set_features(fds, vnet_hdr, offload))
+        stack.pop_all()
+    return tun
+
+
+def _attach(stack: contextlib.ExitStack, name: str, queues: int, flags: int) -> tuple[int, ...]:
+    """Opens the queues; what the stack closes goes with it."""
+    fds = []
+    for _ in range(queues):
+        fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        stack.callback(os.close, fd)
         fcntl.ioctl(fd, TUNSETIFF, INTERFACE_REQUEST.pack(name.encode(), flags))
-        return Tun(fd, _set_features(fd, vnet_hdr, offload))
-    except OSError:
-        os.close(fd)
-        raise
+        fds.append(fd)
+    return tuple(fds)
 
 
 def adopt_tun(fd: int, *, offload: bool = True) -> Tun:
@@ -78,7 +99,7 @@ def adopt_tun(fd: int, *, offload: bool = True) -> Tun:
         raise OSError(errno.EINVAL, "not a TUN queue without packet information (IFF_NO_PI)")
     os.set_blocking(fd, False)
     os.set_inheritable(fd, False)
-    return Tun(fd, _set_features(fd, bool(flags & IFF_VNET_HDR), offload))
+    return Tun((fd,), _set_features((fd,), bool(flags & IFF_VNET_HDR), offload))
 
 
 def interface_name(fd: int) -> str:
@@ -92,7 +113,9 @@ def _interface(fd: int) -> tuple[str, int]:
     return name.rstrip(b"\0").decode(), flags
 
 
-def _set_features(fd: int, vnet_hdr: bool, offload: bool) -> Feature:
+def _set_features(fds: tuple[int, ...], vnet_hdr: bool, offload: bool) -> Feature:
+    """Sets what all queues of the interface share, through the first."""
+    fd = fds[0]
     if not vnet_hdr:
         return Feature(0)
     fcntl.ioctl(fd, TUNSETVNETHDRSZ, VNET_HDR_LEN)

@@ -3,7 +3,7 @@
 import socket
 from contextlib import ExitStack
 
-from wgpy.dataplane.plane import Plane, PlaneIO
+from wgpy.dataplane.plane import Plane, PlaneIO, Queue
 
 WAIT_S = 10  # what a test waits for comes at once, or the test has failed
 
@@ -21,6 +21,6 @@ def start(plane: Plane, stack: ExitStack) -> tuple[socket.socket, socket.socket]
     udp.connect(lent_udp.getsockname())
     for end in (tun, udp):
         end.settimeout(WAIT_S)
-    plane.start(PlaneIO(lent_tun.fileno(), lent_udp.fileno(), -1, 0))
+    plane.start(PlaneIO((Queue(lent_tun.fileno(), lent_udp.fileno(), -1),), 0))
     stack.callback(plane.stop)
     return tun, udp

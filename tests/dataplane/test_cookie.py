@@ -17,6 +17,7 @@ from wgpy.dataplane.plane import (
     MessageEvent,
     Plane,
     PlaneIO,
+    Queue,
 )
 from wgpy.errors import BadMessage
 from wgpy.sockets import open_sockets
@@ -60,7 +61,7 @@ class Responder:
         bound = open_sockets(0, 0)
         stack.callback(bound.close)
         self.port = bound.port
-        self.plane.start(PlaneIO(tun.fileno(), bound.udp4_fd, bound.udp6_fd, bound.features))
+        self.plane.start(PlaneIO((Queue(tun.fileno(), *bound.fds[0]),), bound.features))
         stack.callback(self.plane.stop)
         self.sent = 0
 

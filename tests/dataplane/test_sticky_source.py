@@ -9,7 +9,7 @@ from itertools import repeat
 import pytest
 
 from wgpy.config import Endpoint
-from wgpy.dataplane.plane import Plane, PlaneIO
+from wgpy.dataplane.plane import Plane, PlaneIO, Queue
 from wgpy.sockets import open_sockets
 
 ANY, ASKED, OTHER, NOT_OURS = "127.0.0.1", "127.0.0.9", "127.0.0.10", "192.0.2.77"
@@ -53,7 +53,7 @@ def peer() -> Iterator[Peer]:
         inbox.bind((ANY, 0))
         bound = stack.enter_context(closing(open_sockets(0, 0)))
         plane = stack.enter_context(closing(Plane()))
-        plane.start(PlaneIO(tun.fileno(), bound.udp4_fd, bound.udp6_fd, bound.features))
+        plane.start(PlaneIO((Queue(tun.fileno(), *bound.fds[0]),), bound.features))
         yield Peer(plane, inbox)
 
 

@@ -14,7 +14,7 @@ from fakes import FakeLoop, FakeNetwork, FakePlane, FakeSockets, S
 from loopback import IPV4, LOOPBACK, packet
 
 from wgpy.config import AllowedIP, Endpoint
-from wgpy.dataplane.plane import PendingEvent, Plane, PlaneIO, Session
+from wgpy.dataplane.plane import PendingEvent, Plane, PlaneIO, Queue, Session
 from wgpy.sockets import open_sockets
 
 pytestmark = pytest.mark.threads
@@ -38,8 +38,8 @@ class Side:
         sockets = FakeSockets(bytes([192, 0, 2, number]))
         sockets(number, 0)
         self.fake = FakePlane(loop, network, sockets, seed=number)
-        self.real.start(PlaneIO(theirs.fileno(), bound.udp4_fd, bound.udp6_fd, 0))
-        self.fake.start(PlaneIO(0, 0, 0, 0))
+        self.real.start(PlaneIO((Queue(theirs.fileno(), *bound.fds[0]),), 0))
+        self.fake.start(PlaneIO((), 0))
         self.here = {
             self.real: Endpoint(LOOPBACK[4], bound.port),
             self.fake: Endpoint(sockets.address, number),

@@ -356,7 +356,7 @@ class Host:
             self.plane,
             self.plane._sockets,
             self.clock,
-            tun_fd=3,
+            tun_fds=(3,),
             tun_features=0,
             wall_clock=lambda: EPOCH_NS + self.world.loop.now_ns + self.wall_offset_ns,
             randbelow=random.randrange,

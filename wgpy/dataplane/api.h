@@ -47,8 +47,7 @@ enum {
     WG_LOAD_TIME_S = 1,            /* ... for so long, and longer if as many come meanwhile */
     WG_HANDSHAKES_PER_S = 20,      /* from one source under load (kernel module) ... */
     WG_HANDSHAKES_BURST = 5,       /* ... and at once */
-    WG_WORKERS = 1,                /* data threads per direction that have AEAD contexts */
-    WG_MAX_WORKERS = 16,           /* the most that can be built in */
+    WG_MAX_WORKERS = 16,           /* data threads per direction */
     WG_FRAME_MAX = 65535,          /* one IP packet or super-packet */
     WG_VNET_HDR_LEN = 10,          /* struct virtio_net_hdr */
 };
@@ -69,12 +68,17 @@ typedef struct {
     uint32_t source_refused; /* 1: not to be sent from, see wg_peer_judge_path; else 0 */
 } wg_endpoint;
 
-/* What the data threads borrow from start to stop.  -1 for a missing descriptor. */
+/* The descriptors of one worker, -1 for a missing one. */
 typedef struct {
-    int32_t tun_fd;    /* TUN queue, or any descriptor that keeps frame boundaries; O_NONBLOCK */
-    int32_t udp4_fd;   /* bound IPv4 socket */
-    int32_t udp6_fd;   /* bound IPv6 socket */
-    uint32_t features; /* enum wg_feature bits */
+    int32_t tun_fd;  /* TUN queue, or any descriptor that keeps frame boundaries; O_NONBLOCK */
+    int32_t udp4_fd; /* bound IPv4 socket */
+    int32_t udp6_fd; /* bound IPv6 socket */
+} wg_queue;
+
+/* What the data threads borrow from start to stop. */
+typedef struct {
+    wg_queue queues[WG_MAX_WORKERS]; /* by worker */
+    uint32_t features;               /* enum wg_feature bits */
 } wg_io;
 
 enum wg_feature {
@@ -180,12 +184,13 @@ typedef struct {
 
 /* ---- device ---------------------------------------------------------------------------------- */
 
-/* event_fd tells control that wg_events_take has something; send_wake_fd and receive_wake_fd end
- * the data threads' poll.  All three are eventfds, O_NONBLOCK, borrowed until wg_device_destroy.
- * aead names a backend ("openssl", "ipsec-mb") or is NULL for the fastest.  -ENOENT: no such one.
- */
-int wg_device_create(wg_device **device, int event_fd, int send_wake_fd, int receive_wake_fd,
-                     const char *aead);
+/* workers: 1 to WG_MAX_WORKERS data threads per direction; -EINVAL: another number.  event_fd tells
+ * control that wg_events_take has something; receive_wake_fd ends the receive threads' poll and
+ * send_wake_fds[i] that of send thread i.  All are eventfds, O_NONBLOCK, borrowed until
+ * wg_device_destroy. aead names a backend ("openssl", "ipsec-mb") or is NULL for the fastest.
+ * -ENOENT: no such one. */
+int wg_device_create(wg_device **device, uint32_t workers, int event_fd, int receive_wake_fd,
+                     const int32_t *send_wake_fds, const char *aead);
 void wg_device_destroy(wg_device *device);
 const char *wg_device_aead(const wg_device *device);
 const char *wg_aead_backends(void); /* those built in and usable here, fastest first, by commas */
@@ -199,9 +204,9 @@ int wg_device_set_cookie_key(wg_device *device, const uint8_t *key);
 void wg_device_counters(const wg_device *device, wg_counters *counters);
 
 /* Data threads: start publishes io and clears the stop flag, then each thread calls one run
- * function (GIL released) and stays in it until stop or a dead descriptor.  worker < WG_WORKERS
- * is unique per direction.  run returns 0 after stop, else -errno (-EBADFD: the TUN device is
- * gone). */
+ * function (GIL released) and stays in it until stop or a dead descriptor.  worker is below the
+ * device's workers and unique per direction.  run returns 0 after stop, else -errno (-EBADFD: the
+ * TUN device is gone). */
 int wg_device_start(wg_device *device, const wg_io *io);
 void wg_device_stop(wg_device *device);
 int wg_send_run(wg_device *device, uint32_t worker);

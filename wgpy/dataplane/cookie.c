@@ -319,7 +319,7 @@ static EVP_CIPHER_CTX *cipher_new(const char *name)
     return context;
 }
 
-struct wg_cookie_checker *wg_cookie_checker_new(wg_device *device)
+struct wg_cookie_checker *wg_cookie_checker_new(wg_device *device, uint32_t worker)
 {
     struct wg_cookie_checker *checker = calloc(1, sizeof(*checker));
 
@@ -330,7 +330,7 @@ struct wg_cookie_checker *wg_cookie_checker_new(wg_device *device)
     checker->mac = wg_mac_new();
     checker->chacha20 = cipher_new("ChaCha20");
     checker->aead = cipher_new("ChaCha20-Poly1305");
-    checker->sender = wg_udp_sender_new(MSG_DONTWAIT);
+    checker->sender = wg_udp_sender_new(&device->io.queues[worker], MSG_DONTWAIT);
     if (checker->mac1 && checker->mac && checker->chacha20 && checker->aead && checker->sender)
         return checker;
     wg_cookie_checker_free(checker);

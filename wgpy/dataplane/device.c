@@ -73,8 +73,13 @@ static int device_tables_alloc(wg_device *device)
     device->handshakes = wg_ratelimiter_new(WG_HANDSHAKES_PER_S, WG_HANDSHAKES_BURST);
     if (!device->handshakes)
         goto no_handshakes;
+    device->icmp = wg_icmp_new();
+    if (!device->icmp)
+        goto no_icmp;
     return 0;
 
+no_icmp:
+    wg_ratelimiter_free(device->handshakes);
 no_handshakes:
     free(device->ring);
 no_ring:
@@ -83,13 +88,15 @@ no_indexes:
     return -ENOMEM;
 }
 
-int wg_device_create(wg_device **out, int event_fd, int send_wake_fd, int receive_wake_fd,
-                     const char *aead)
+int wg_device_create(wg_device **out, uint32_t workers, int event_fd, int receive_wake_fd,
+                     const int32_t *send_wake_fds, const char *aead)
 {
     const struct wg_aead_backend *backend = wg_aead_find(aead);
     wg_device *device;
     int error;
 
+    if (workers < 1 || workers > WG_MAX_WORKERS)
+        return -EINVAL;
     if (!backend)
         return -ENOENT;
     device = calloc(1, sizeof(*device));
@@ -102,9 +109,10 @@ int wg_device_create(wg_device **out, int event_fd, int send_wake_fd, int receiv
     }
     device_locks_init(device);
     device->aead = backend;
+    device->workers = workers;
     device->event_fd = event_fd;
-    device->send_wake_fd = send_wake_fd;
     device->receive_wake_fd = receive_wake_fd;
+    memcpy(device->send_wake_fds, send_wake_fds, workers * sizeof(*send_wake_fds));
     atomic_init(&device->stopping, true);
     atomic_init(&device->mtu, MTU_DEFAULT);
     *out = device;
@@ -116,6 +124,7 @@ void wg_device_destroy(wg_device *device)
     for (uint32_t slot = 0; slot < device->slots; slot++)
         wg_peer_remove(device, slot);
     OPENSSL_cleanse(device->cookie_secret, sizeof(device->cookie_secret));
+    wg_icmp_free(device->icmp);
     wg_ratelimiter_free(device->handshakes);
     wg_allowedips_destroy(&device->allowedips);
     device_locks_destroy(device);
@@ -134,63 +143,20 @@ int wg_device_start(wg_device *device, const wg_io *io)
         return -EBUSY;
     device->io = *io;
     atomic_store(&device->features, io->features);
-    wg_wake_drain(device->send_wake_fd);
+    for (uint32_t i = 0; i < device->workers; i++)
+        wg_wake_drain(device->send_wake_fds[i]);
     wg_wake_drain(device->receive_wake_fd);
     atomic_store(&device->stopping, false);
     return 0;
 }
 
-/* Both eventfds stay readable until the next start, so every thread that polls sees them. */
+/* receive_wake_fd stays readable until the next start, so every thread that polls it sees that. */
 void wg_device_stop(wg_device *device)
 {
     atomic_store(&device->stopping, true);
-    wg_wake(device->send_wake_fd);
+    for (uint32_t i = 0; i < device->workers; i++)
+        wg_wake(device->send_wake_fds[i]);
     wg_wake(device->receive_wake_fd);
-}
-
-/* ---- peers: the staged queue ----------------------------------------------------------------- */
-
-void wg_staged_push(struct wg_peer *peer, struct wg_staged *staged)
-{
-    staged->next = NULL;
-    *(peer->staged_first ? &peer->staged_last->next : &peer->staged_first) = staged;
-    peer->staged_last = staged;
-    peer->staged_bytes += staged->length;
-    peer->staged_count++;
-}
-
-struct wg_staged *wg_staged_pop(struct wg_peer *peer)
-{
-    struct wg_staged *staged = peer->staged_first;
-
-    if (!staged)
-        return NULL;
-    peer->staged_first = staged->next;
-    peer->staged_bytes -= staged->length;
-    peer->staged_count--;
-    return staged;
-}
-
-void wg_staged_free(struct wg_staged *staged) { free(staged); }
-
-static void peer_drop_staged(struct wg_peer *peer)
-{
-    struct wg_staged *staged;
-
-    pthread_mutex_lock(&peer->staged_lock);
-    while ((staged = wg_staged_pop(peer)))
-        wg_staged_free(staged);
-    pthread_mutex_unlock(&peer->staged_lock);
-}
-
-int wg_peer_drop_staged(wg_device *device, uint32_t slot)
-{
-    struct wg_peer *peer = wg_peer_find(device, slot);
-
-    if (!peer)
-        return -ENOENT;
-    peer_drop_staged(peer);
-    return 0;
 }
 
 /* ---- peers: add and remove ------------------------------------------------------------------- */
@@ -223,7 +189,7 @@ static int peers_grow(wg_device *device)
 
 static struct wg_peer *peer_new(wg_device *device, uint32_t slot)
 {
-    struct wg_peer *peer = calloc(1, sizeof(*peer));
+    struct wg_peer *peer = calloc(1, sizeof(*peer) + device->workers * sizeof(*peer->kicks));
 
     if (!peer)
         return NULL;
@@ -278,8 +244,18 @@ int wg_peer_remove(wg_device *device, uint32_t slot)
     if (slot < device->free_hint)
         device->free_hint = slot;
     pthread_rwlock_unlock(&device->tables);
-    peer_drop_staged(peer);
+    wg_staged_drop(peer);
     peer_free(peer);
+    return 0;
+}
+
+int wg_peer_drop_staged(wg_device *device, uint32_t slot)
+{
+    struct wg_peer *peer = wg_peer_find(device, slot);
+
+    if (!peer)
+        return -ENOENT;
+    wg_staged_drop(peer);
     return 0;
 }
 

@@ -1,8 +1,9 @@
 /* The two inboxes: events from the data threads to control, kicks from control to the send threads.
  *
- * Each has an eventfd.  The writer writes it, after unlocking, when the inbox was empty; the reader
- * drains it first and takes afterwards, until nothing is left or the eventfd is still readable.  So
- * whatever comes in after the last look makes it readable again, and no wake-up is lost. */
+ * Kicks are of each send thread its own.  Each inbox has an eventfd.  The writer writes it, after
+ * unlocking, when the inbox was empty; the reader drains it first and takes afterwards, until
+ * nothing is left or the eventfd is still readable.  So whatever comes in after the last look makes
+ * it readable again, and no wake-up is lost. */
 #include <errno.h>
 #include <unistd.h>
 
@@ -181,62 +182,82 @@ void wg_event_forget(struct wg_peer *peer)
 
 /* ---- kicks: control -> send threads ---------------------------------------------------------- */
 
-static bool kick_append(struct wg_peer *peer, uint32_t kinds)
+/* Returns whether it is the first of the worker's list. */
+static bool kick_append(struct wg_peer *peer, uint32_t worker, uint32_t kinds)
 {
     wg_device *device = peer->device;
+    struct wg_kick *kick = &peer->kicks[worker];
 
     pthread_mutex_lock(&device->kicks_lock);
-    bool first = !device->kicked_first;
-    peer->kicks |= kinds;
-    if (!peer->on_kick_list) {
-        peer->next_kicked = NULL;
-        peer->on_kick_list = true;
-        *(first ? &device->kicked_first : &device->kicked_last->next_kicked) = peer;
-        device->kicked_last = peer;
+    bool first = !device->kicked[worker].first;
+    kick->kinds |= kinds;
+    if (!kick->listed) {
+        kick->next = NULL;
+        kick->listed = true;
+        *(first ? &device->kicked[worker].first
+                : &device->kicked[worker].last->kicks[worker].next) = peer;
+        device->kicked[worker].last = peer;
     }
     pthread_mutex_unlock(&device->kicks_lock);
     return first;
 }
 
+/* Returns the workers to wake: who has something staged, and for a keepalive one. */
+static uint32_t kick_workers(struct wg_peer *peer, uint32_t kinds)
+{
+    uint32_t workers = atomic_load(&peer->staged_workers), wake = 0;
+
+    if (kinds & WG_KICK_KEEPALIVE)
+        workers |= 1;
+    for (uint32_t worker = 0; worker < peer->device->workers; worker++) {
+        if (workers >> worker & 1 && kick_append(peer, worker, kinds))
+            wake |= 1u << worker;
+    }
+    return wake;
+}
+
 /* Send threads kick too, for what did not fit: hence the read lock. */
 int wg_peer_kick(wg_device *device, uint32_t slot, uint32_t kinds)
 {
-    bool first = false;
+    uint32_t wake = 0;
 
     pthread_rwlock_rdlock(&device->tables);
     struct wg_peer *peer = wg_peer_find(device, slot);
     if (peer)
-        first = kick_append(peer, kinds);
+        wake = kick_workers(peer, kinds);
     pthread_rwlock_unlock(&device->tables);
-    if (first)
-        wg_wake(device->send_wake_fd);
+    for (uint32_t worker = 0; wake >> worker; worker++) {
+        if (wake >> worker & 1)
+            wg_wake(device->send_wake_fds[worker]);
+    }
     return peer ? 0 : -ENOENT;
 }
 
-struct wg_peer *wg_kick_take(wg_device *device, uint32_t *kinds)
+struct wg_peer *wg_kick_take(wg_device *device, uint32_t worker, uint32_t *kinds)
 {
     pthread_mutex_lock(&device->kicks_lock);
-    struct wg_peer *peer = device->kicked_first;
+    struct wg_peer *peer = device->kicked[worker].first;
     if (peer) {
-        device->kicked_first = peer->next_kicked;
-        *kinds = peer->kicks;
-        peer->kicks = 0;
-        peer->on_kick_list = false;
+        struct wg_kick *kick = &peer->kicks[worker];
+        device->kicked[worker].first = kick->next;
+        *kinds = kick->kinds;
+        *kick = (struct wg_kick){0};
     }
     pthread_mutex_unlock(&device->kicks_lock);
     return peer;
 }
 
-static void kicked_unlink(wg_device *device, struct wg_peer *peer)
+static void kicked_unlink(struct wg_peer *peer, uint32_t worker)
 {
-    struct wg_peer *before = NULL;
+    wg_device *device = peer->device;
+    struct wg_peer *before = NULL, *next = peer->kicks[worker].next;
 
-    for (struct wg_peer *p = device->kicked_first; p != peer; p = p->next_kicked)
+    for (struct wg_peer *p = device->kicked[worker].first; p != peer; p = p->kicks[worker].next)
         before = p;
-    *(before ? &before->next_kicked : &device->kicked_first) = peer->next_kicked;
-    if (device->kicked_last == peer)
-        device->kicked_last = before;
-    peer->on_kick_list = false;
+    *(before ? &before->kicks[worker].next : &device->kicked[worker].first) = next;
+    if (device->kicked[worker].last == peer)
+        device->kicked[worker].last = before;
+    peer->kicks[worker].listed = false;
 }
 
 void wg_kick_forget(struct wg_peer *peer)
@@ -244,7 +265,9 @@ void wg_kick_forget(struct wg_peer *peer)
     wg_device *device = peer->device;
 
     pthread_mutex_lock(&device->kicks_lock);
-    if (peer->on_kick_list)
-        kicked_unlink(device, peer);
+    for (uint32_t worker = 0; worker < device->workers; worker++) {
+        if (peer->kicks[worker].listed)
+            kicked_unlink(peer, worker);
+    }
     pthread_mutex_unlock(&device->kicks_lock);
 }

@@ -33,7 +33,6 @@
 struct wg_icmp {
     wg_ratelimiter *per_address;
     wg_ratelimiter *all;
-    uint8_t error[V6_ERROR_MAX];
 };
 
 struct wg_icmp *wg_icmp_new(void)
@@ -197,25 +196,26 @@ static uint32_t v6_error(uint8_t *out, const uint8_t *packet, uint32_t length)
     return IPV6_LEN + icmp_length;
 }
 
-static void error_write(wg_device *device, uint8_t *error, uint32_t length)
+static void error_write(wg_device *device, int tun_fd, uint8_t *error, uint32_t length)
 {
     struct virtio_net_hdr plain = {0};
     struct iovec iov[2] = {{.iov_base = &plain, .iov_len = WG_VNET_HDR_LEN},
                            {.iov_base = error, .iov_len = length}};
     int skip = device->io.features & WG_FEATURE_VNET_HDR ? 0 : 1;
 
-    if (!wg_tun_write(device->io.tun_fd, iov + skip, 2 - skip))
+    if (!wg_tun_write(tun_fd, iov + skip, 2 - skip))
         wg_count(device, tx_unreachables, 1);
 }
 
-void wg_icmp_unreachable(wg_device *device, struct wg_icmp *icmp, const uint8_t *packet,
-                         uint32_t length, uint64_t now_ns)
+void wg_icmp_unreachable(wg_device *device, int tun_fd, const uint8_t *packet, uint32_t length,
+                         uint64_t now_ns)
 {
     bool v4 = packet[0] >> 4 == 4;
+    uint8_t error[V6_ERROR_MAX];
 
     if (!(v4 ? v4_may_answer(packet, length) : v6_may_answer(packet, length)) ||
-        !rate_allows(icmp, packet, now_ns))
+        !rate_allows(device->icmp, packet, now_ns))
         return;
-    length = v4 ? v4_error(icmp->error, packet, length) : v6_error(icmp->error, packet, length);
-    error_write(device, icmp->error, length);
+    length = v4 ? v4_error(error, packet, length) : v6_error(error, packet, length);
+    error_write(device, tun_fd, error, length);
 }

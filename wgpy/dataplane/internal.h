@@ -27,6 +27,9 @@
 
 #include "api.h"
 
+#define WG_PADDING_MULTIPLE 16 /* of payloads (5.4.6) */
+#define WG_PADDING_MAX      (WG_PADDING_MULTIPLE - 1)
+
 #define WG_NS_PER_S   1000000000ull
 #define WG_SECONDS(s) ((uint64_t)(s)*WG_NS_PER_S)
 
@@ -152,8 +155,15 @@ void wg_allowedips_destroy(struct wg_allowedips *trie);
 struct wg_staged { /* one packet without a session; plaintext follows */
     struct wg_staged *next;
     uint32_t length; /* 0: a keepalive */
+    uint8_t worker;  /* the send thread that staged it, which will send it */
     uint8_t ecn;
     uint8_t data[];
+};
+
+struct wg_kick { /* for one send thread */
+    struct wg_peer *next;
+    uint32_t kinds; /* enum wg_kick_kind bits */
+    bool listed;
 };
 
 struct wg_peer {
@@ -171,7 +181,9 @@ struct wg_peer {
     pthread_mutex_t staged_lock;
     struct wg_staged *staged_first, *staged_last; /* staged_lock */
     uint32_t staged_bytes;                        /* staged_lock */
+    uint8_t staged_by[WG_MAX_WORKERS];            /* packets of each worker; staged_lock */
     _Atomic uint32_t staged_count;                /* written under staged_lock, read without */
+    _Atomic uint32_t staged_workers;              /* bit i: worker i has some; likewise */
 
     _Atomic uint64_t tx_bytes, rx_bytes;
     _Atomic uint64_t tx_any_ns, rx_any_ns, tx_data_ns, rx_data_ns;
@@ -185,12 +197,11 @@ struct wg_peer {
     uint32_t pending;             /* events_lock: bits not yet taken */
     struct wg_peer *next_pending; /* events_lock */
     bool on_pending_list;         /* events_lock */
-    uint32_t kicks;               /* kicks_lock */
-    struct wg_peer *next_kicked;  /* kicks_lock */
-    bool on_kick_list;            /* kicks_lock */
+    struct wg_kick kicks[];       /* one per worker; kicks_lock */
 };
 
 #define WG_INDEX_BUCKETS_MIN 1024
+#define WG_FLOW_BUCKETS      4096
 
 struct wg_cookie_keys {           /* control writes; device.tables */
     uint8_t mac1_key[WG_KEY_LEN]; /* valid while has_mac1 */
@@ -210,8 +221,11 @@ struct wg_device {
     uint32_t index_count;            /* tables */
     const struct wg_aead_backend *aead;
 
-    int event_fd, send_wake_fd, receive_wake_fd; /* eventfds, borrowed */
-    wg_io io;                                    /* written before the threads start */
+    uint32_t workers;                             /* data threads per direction; never changes */
+    int event_fd, receive_wake_fd;                /* eventfds, borrowed */
+    int send_wake_fds[WG_MAX_WORKERS];            /* likewise, one per send thread */
+    wg_io io;                                     /* written before the threads start */
+    _Atomic uint8_t flow_queues[WG_FLOW_BUCKETS]; /* flows.c; send threads write */
     atomic_bool stopping;
     _Atomic uint32_t features; /* io.features less what failed at run time */
     _Atomic uint32_t mtu;
@@ -225,13 +239,16 @@ struct wg_device {
     struct wg_peer *pending_first, *pending_last; /* events_lock */
 
     pthread_mutex_t kicks_lock;
-    struct wg_peer *kicked_first, *kicked_last; /* kicks_lock */
+    struct {
+        struct wg_peer *first, *last;
+    } kicked[WG_MAX_WORKERS]; /* by worker; kicks_lock */
 
     struct wg_cookie_keys cookie_keys; /* tables */
     pthread_mutex_t cookie_lock;
     uint8_t cookie_secret[WG_KEY_LEN]; /* cookie_lock; receive threads renew it when it is needed */
     uint64_t cookie_secret_expires_ns; /* cookie_lock */
     struct wg_ratelimiter *handshakes; /* rates of sources under load; made at create */
+    struct wg_icmp *icmp;              /* rates of ICMP errors; made at create */
 
     struct { /* one relaxed atomic per field of wg_counters, same order */
         _Atomic uint64_t value[sizeof(wg_counters) / sizeof(uint64_t)];
@@ -253,12 +270,33 @@ void wg_peer_stamp_received(struct wg_peer *peer, uint64_t bytes, bool data, uin
 void wg_peer_roam(struct wg_peer *peer, const wg_endpoint *source); /* set if different */
 wg_endpoint wg_peer_endpoint(struct wg_peer *peer);
 void wg_endpoint_clear_source(wg_endpoint *endpoint);
-/* The staged queue, oldest first; under staged_lock.  free takes what pop gave, or NULL. */
-void wg_staged_push(struct wg_peer *peer, struct wg_staged *staged);
-struct wg_staged *wg_staged_pop(struct wg_peer *peer);
-void wg_staged_free(struct wg_staged *staged);
 /* WANT_HANDSHAKE, unless the gate is shut. */
 void wg_peer_ask_handshake(struct wg_peer *peer, uint64_t now_ns);
+
+/* ---- staged.c: packets that wait for a session
+ * -------------------------------------------------------- */
+
+/* For the worker to send: what one worker staged no other sends, or flows would lose their order. A
+ * packet that finds no memory is dropped like one pushed out; length 0 is a keepalive. */
+void wg_staged_add(struct wg_peer *peer, uint32_t worker, const uint8_t *packet, uint32_t length,
+                   uint8_t ecn);
+/* Without a lock. */
+static inline bool wg_staged_waits(struct wg_peer *peer, uint32_t worker)
+{
+    return atomic_load_explicit(&peer->staged_workers, memory_order_acquire) >> worker & 1;
+}
+/* The worker's oldest, or NULL; then off the queue, for the caller to free.  Under staged_lock. */
+struct wg_staged *wg_staged_oldest(struct wg_peer *peer, uint32_t worker);
+void wg_staged_take(struct wg_peer *peer, struct wg_staged *staged);
+void wg_staged_drop(struct wg_peer *peer); /* all */
+
+/* ---- flows.c: several queues of one TUN
+ * --------------------------------------------------------------- */
+
+/* Both do nothing but say `worker` when there is only one.  An IP packet or super-packet. */
+void wg_flow_sent(wg_device *device, uint32_t worker, const uint8_t *ip, uint32_t length);
+/* The worker whose queue the packet has to be written to. */
+uint32_t wg_flow_queue(wg_device *device, uint32_t worker, const uint8_t *ip, uint32_t length);
 
 /* ---- events.c
  * ------------------------------------------------------------------------------------ */
@@ -271,9 +309,10 @@ void wg_event_message(wg_device *device, uint32_t slot, const wg_endpoint *sourc
 /* Called for each message: so many wait, or did within the last second, that it has to show mac2
  * (5.3). */
 bool wg_events_under_load(wg_device *device, uint64_t now_ns);
-/* The next kicked peer and its kinds, or NULL. Read side of tables.  When send_wake_fd is readable,
- * drain it first, then take until NULL: it is written only when the first peer is kicked. */
-struct wg_peer *wg_kick_take(wg_device *device, uint32_t *kinds);
+/* The worker's next kicked peer and its kinds, or NULL. Read side of tables.  When its send_wake_fd
+ * is readable, drain that first, then take until NULL: it is written only when the first peer is
+ * kicked. */
+struct wg_peer *wg_kick_take(wg_device *device, uint32_t worker, uint32_t *kinds);
 void wg_kick_forget(struct wg_peer *peer);
 void wg_wake(int fd); /* makes an eventfd readable */
 void wg_wake_drain(int fd);
@@ -290,7 +329,7 @@ bool wg_random_fill(uint8_t *out, size_t length);
 size_t wg_endpoint_address_length(const wg_endpoint *endpoint); /* bytes: 4 or 16 */
 
 struct wg_cookie_checker; /* of one receive thread */
-struct wg_cookie_checker *wg_cookie_checker_new(wg_device *device);
+struct wg_cookie_checker *wg_cookie_checker_new(wg_device *device, uint32_t worker);
 void wg_cookie_checker_free(struct wg_cookie_checker *checker);
 /* These three: read side of tables; a whole message 1 or 2. want_reply: its mac1 was valid. */
 bool wg_cookie_mac1_valid(struct wg_cookie_checker *checker, const uint8_t *message,
@@ -305,13 +344,13 @@ void wg_cookie_send_replies(struct wg_cookie_checker *checker, uint64_t now_ns);
 /* ---- icmp.c: errors for the host itself
  * ------------------------------------------------------------------ */
 
-struct wg_icmp; /* of one send thread; rates are per thread */
+struct wg_icmp; /* rates, of one device */
 struct wg_icmp *wg_icmp_new(void);
 void wg_icmp_free(struct wg_icmp *icmp);
 /* Answers a whole IP packet from the TUN that has nowhere to go; not under a lock.  Says nothing
  * where an ICMP error is forbidden, or too often. */
-void wg_icmp_unreachable(wg_device *device, struct wg_icmp *icmp, const uint8_t *packet,
-                         uint32_t length, uint64_t now_ns);
+void wg_icmp_unreachable(wg_device *device, int tun_fd, const uint8_t *packet, uint32_t length,
+                         uint64_t now_ns);
 
 /* ---- checksum.c
  * ----------------------------------------------------------------------------------- */
@@ -409,8 +448,9 @@ void wg_udp_receiver_free(struct wg_udp_receiver *receiver);
 /* Without blocking; returns how many are filled, or -errno (-EAGAIN: none). */
 int wg_udp_receive(struct wg_udp_receiver *receiver, int fd, struct wg_datagrams *out, int max);
 
-struct wg_udp_sender;                               /* one batch of sealed messages, in one arena */
-struct wg_udp_sender *wg_udp_sender_new(int flags); /* of sendmmsg */
+struct wg_udp_sender; /* one batch of sealed messages, in one arena */
+/* flags of sendmmsg.  queue: whose sockets it sends from; has to outlive it. */
+struct wg_udp_sender *wg_udp_sender_new(const wg_queue *queue, int flags);
 void wg_udp_sender_free(struct wg_udp_sender *sender);
 /* How many messages of length bytes surely fit; 0: flush first.  Then seal each at wg_udp_next and
  * commit it. Messages that follow each other to one endpoint with one TOS and one size (the last

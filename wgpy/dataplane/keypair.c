@@ -186,12 +186,14 @@ static void keypair_wipe(struct wg_keypair *keypair)
 
 static int keypair_keys_init(struct wg_keypair *keypair, const wg_session *session)
 {
-    const struct wg_aead_backend *aead = keypair->peer->device->aead;
-    int error = wg_aead_key_init(&keypair->send_key, aead, session->send_key, true, WG_WORKERS);
+    const wg_device *device = keypair->peer->device;
+    const struct wg_aead_backend *aead = device->aead;
+    uint32_t workers = device->workers;
+    int error = wg_aead_key_init(&keypair->send_key, aead, session->send_key, true, workers);
 
     if (error)
         return error;
-    error = wg_aead_key_init(&keypair->receive_key, aead, session->receive_key, false, WG_WORKERS);
+    error = wg_aead_key_init(&keypair->receive_key, aead, session->receive_key, false, workers);
     if (error)
         wg_aead_key_clear(&keypair->send_key);
     return error;

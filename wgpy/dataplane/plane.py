@@ -32,6 +32,7 @@ TRANSPORT_OVERHEAD: Final[int] = lib.WG_TRANSPORT_OVERHEAD
 
 # Implementation constants.
 MAX_PEERS: Final[int] = lib.WG_MAX_PEERS
+MAX_WORKERS: Final[int] = lib.WG_MAX_WORKERS
 EVENT_RING: Final[int] = lib.WG_EVENT_RING
 LOAD: Final[int] = lib.WG_LOAD  # so many messages waiting in the ring are load
 FEW_ALLOWED_IPS: Final = 16  # most peers have no more
@@ -55,14 +56,25 @@ class Feature(IntFlag):
     UDP_GSO = lib.WG_FEATURE_UDP_GSO
     UDP_GRO = lib.WG_FEATURE_UDP_GRO
 
+    def __str__(self) -> str:
+        """Their names, for the log."""
+        return " ".join(str(feature.name) for feature in self) or "none"
+
 
 @dataclass(frozen=True, slots=True)
-class PlaneIO:
-    """Descriptors lent to the data threads, -1 for a missing one; features are Feature bits."""
+class Queue:
+    """Descriptors of one worker, -1 for a missing one."""
 
     tun_fd: int
     udp4_fd: int
     udp6_fd: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlaneIO:
+    """What is lent to the data threads: a queue for each worker; features are Feature bits."""
+
+    queues: tuple[Queue, ...]
     features: int
 
 
@@ -205,11 +217,13 @@ class Plane:
 
     event_fd: int  # readable when take_events has something, or a data thread ended by itself
 
-    def __init__(self, aead: str | None = None) -> None:
-        """Create a device without peers.
+    def __init__(self, aead: str | None = None, workers: int = 1) -> None:
+        """Create a device without peers, for 1 to MAX_WORKERS data threads per direction.
 
-        `aead` names one of aead_backends(); None is the fastest.  OSError with ENOENT: no such one.
+        `aead` names one of aead_backends(); None is the fastest.  OSError with ENOENT: no such one;
+        with EINVAL: another number of workers.
         """
+        self._workers = workers
         self._eventfds: list[int] = []
         self._device: Any = None
         self._threads: list[threading.Thread] = []
@@ -220,11 +234,12 @@ class Plane:
             "wg_allowedip[]", FEW_ALLOWED_IPS
         )  # for allowed_ips(), likewise
         try:
-            for _ in range(3):
+            for _ in range(2 + workers):
                 self._eventfds.append(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
+            events, wake_receive, *wake_send = self._eventfds
             device = ffi.new("wg_device **")
             name = ffi.NULL if aead is None else aead.encode()
-            _checked(lib.wg_device_create(device, *self._eventfds, name))
+            _checked(lib.wg_device_create(device, workers, events, wake_receive, wake_send, name))
             self._device = device[0]
         except BaseException:
             self.close()
@@ -280,15 +295,18 @@ class Plane:
     def start(self, io: PlaneIO) -> None:
         """Lend the descriptors of `io` to new data threads until stop().
 
-        OSError with EBUSY: they run already.
+        OSError with EBUSY: they run already.  ValueError: not a queue for each worker.
         """
-        c_io = ffi.new("wg_io *", (io.tun_fd, io.udp4_fd, io.udp6_fd, io.features))
+        if len(io.queues) != self._workers:
+            raise ValueError(f"{len(io.queues)} queues for {self._workers} workers")
+        queues = [(queue.tun_fd, queue.udp4_fd, queue.udp6_fd) for queue in io.queues]
+        c_io = ffi.new("wg_io *", (queues, io.features))
         _checked(lib.wg_device_start(self._device, c_io))
         self._failure = None
         try:
-            for worker in range(lib.WG_WORKERS):
-                self._start_thread("wgpy-send", lib.wg_send_run, worker)
-                self._start_thread("wgpy-receive", lib.wg_receive_run, worker)
+            for worker in range(self._workers):
+                self._start_thread(f"wgpy-send-{worker}", lib.wg_send_run, worker)
+                self._start_thread(f"wgpy-receive-{worker}", lib.wg_receive_run, worker)
         except BaseException:
             self.stop()
             raise

@@ -1,4 +1,4 @@
-/* Packets in: UDP -> TUN.  One thread, one long call (wg_receive_run).
+/* Packets in: UDP -> TUN.  Each worker one thread, one long call (wg_receive_run).
  *
  *   1. poll        both sockets, and the wake eventfd (stop)
  *   2. batch       recvmmsg: several trains of equal-size datagrams
@@ -155,8 +155,9 @@ static bool open_message(struct receive_worker *worker, struct wg_keypair *keypa
 
 struct arrival { /* what came in one train under one keypair */
     struct wg_keypair *keypair;
-    uint64_t bytes; /* UDP payload */
-    bool data;      /* at least one message had a payload */
+    uint64_t bytes;   /* UDP payload */
+    uint32_t packets; /* messages */
+    bool data;        /* at least one message had a payload */
 };
 
 /* The responder's next key is in use from the first authenticated message on (6.3, kernel module).
@@ -191,6 +192,7 @@ static void arrival_end(struct receive_worker *worker, struct arrival *arrival,
     wg_peer_roam(keypair->peer, source);
     wg_peer_stamp_received(keypair->peer, arrival->bytes, arrival->data, worker->now_ns);
     rekey_on_receive(worker, keypair->peer);
+    wg_count(worker->device, rx_packets, arrival->packets);
     arrival->keypair = NULL;
 }
 
@@ -202,6 +204,7 @@ static void arrival_add(struct receive_worker *worker, struct arrival *arrival,
         *arrival = (struct arrival){.keypair = keypair};
     }
     arrival->bytes += length;
+    arrival->packets++;
     arrival->data |= length > WG_TRANSPORT_OVERHEAD;
 }
 
@@ -302,7 +305,6 @@ static void receive_transport(struct receive_worker *worker, struct arrival *arr
     if (!keypair || !open_message(worker, keypair, message, length))
         return;
     arrival_add(worker, arrival, keypair, length, &train->source);
-    wg_count(worker->device, rx_packets, 1);
     if (length > WG_TRANSPORT_OVERHEAD)
         receive_inner(worker, keypair->peer, message + WG_TRANSPORT_HEADER_LEN,
                       length - WG_TRANSPORT_OVERHEAD, train->tos);
@@ -337,14 +339,24 @@ static void receive_train(struct receive_worker *worker, const struct wg_datagra
 
 /* ---- 7. write -------------------------------------------------------------------------------- */
 
+/* Where the frame has to go, of which the IP header is in one piece. */
+static int frame_fd(struct receive_worker *worker, const struct iovec *iov)
+{
+    wg_device *device = worker->device;
+    const struct iovec *ip = iov + (device->io.features & WG_FEATURE_VNET_HDR ? 1 : 0);
+    uint32_t queue = wg_flow_queue(device, worker->index, ip->iov_base, (uint32_t)ip->iov_len);
+
+    return device->io.queues[queue].tun_fd;
+}
+
 /* Some kernels refuse coalesced frames with EINVAL: the same packets then go one by one. */
-static int write_singly(struct receive_worker *worker)
+static int write_singly(struct receive_worker *worker, int fd)
 {
     struct iovec iov[WG_GRO_SEGMENTS + 2];
     int error = 0, count;
 
     while (error != -EBADFD && (count = wg_gro_next_single(worker->gro, iov)) > 0) {
-        error = wg_tun_write(worker->device->io.tun_fd, iov, count);
+        error = wg_tun_write(fd, iov, count);
         wg_count(worker->device, rx_tun_writes, 1);
         if (error)
             wg_count(worker->device, rx_tun_errors, 1);
@@ -360,10 +372,11 @@ static int write_frames(struct receive_worker *worker)
     int error = 0, count;
 
     while (error != -EBADFD && (count = wg_gro_next(worker->gro, iov, &packets)) > 0) {
-        error = wg_tun_write(worker->device->io.tun_fd, iov, count);
+        int fd = frame_fd(worker, iov);
+        error = wg_tun_write(fd, iov, count);
         wg_count(worker->device, rx_tun_writes, 1);
         if (error == -EINVAL && packets > 1)
-            error = write_singly(worker);
+            error = write_singly(worker, fd);
         else if (error)
             wg_count(worker->device, rx_tun_errors, packets);
     }
@@ -406,8 +419,9 @@ static int receive_socket(struct receive_worker *worker, int fd)
 static int receive_loop(struct receive_worker *worker)
 {
     wg_device *device = worker->device;
-    struct pollfd fds[3] = {{.fd = device->io.udp4_fd, .events = POLLIN},
-                            {.fd = device->io.udp6_fd, .events = POLLIN},
+    const wg_queue *queue = &device->io.queues[worker->index];
+    struct pollfd fds[3] = {{.fd = queue->udp4_fd, .events = POLLIN},
+                            {.fd = queue->udp6_fd, .events = POLLIN},
                             {.fd = device->receive_wake_fd, .events = POLLIN}};
 
     while (!atomic_load(&device->stopping)) {
@@ -427,11 +441,11 @@ int wg_receive_run(wg_device *device, uint32_t worker_index)
     struct receive_worker worker = {.device = device, .index = worker_index};
     int error = -ENOMEM;
 
-    if (worker_index >= WG_WORKERS)
+    if (worker_index >= device->workers)
         return -EINVAL;
     worker.receiver = wg_udp_receiver_new();
     worker.gro = wg_gro_new();
-    worker.cookies = wg_cookie_checker_new(device);
+    worker.cookies = wg_cookie_checker_new(device, worker_index);
     if (worker.receiver && worker.gro && worker.cookies)
         error = receive_loop(&worker);
     wg_udp_receiver_free(worker.receiver);

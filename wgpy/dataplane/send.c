@@ -1,4 +1,4 @@
-/* Packets out: TUN -> UDP.  One thread, one long call (wg_send_run).
+/* Packets out: TUN -> UDP.  Each worker one thread, one long call (wg_send_run).
  *
  *   1. poll        the TUN, and the wake eventfd (kicks, stop)
  *   2. kicked      peers that control kicked: send what is staged, or a keepalive
@@ -19,15 +19,13 @@
 #include "internal.h"
 
 #define FRAMES_PER_BATCH 128
-#define PADDING_MULTIPLE 16 /* 5.4.6 */
-#define PADDING_MAX      (PADDING_MULTIPLE - 1)
 
 struct send_worker {
     wg_device *device;
     uint32_t index; /* of the worker */
+    int tun_fd;     /* its queue */
     uint64_t now_ns;
     struct wg_udp_sender *sender;
-    struct wg_icmp *icmp;
     uint8_t *frame; /* one TUN frame, and room for the last packet's padding */
 };
 
@@ -45,7 +43,7 @@ enum outcome { DONE, NO_ROOM, UNREACHABLE };
 static uint32_t padded_length(uint32_t length, uint32_t mtu)
 {
     uint32_t last = mtu && length > mtu ? length % mtu : length;
-    uint32_t padded = (last + PADDING_MAX) & ~(uint32_t)PADDING_MAX;
+    uint32_t padded = (last + WG_PADDING_MAX) & ~(uint32_t)WG_PADDING_MAX;
 
     if (mtu && padded > mtu)
         padded = mtu;
@@ -79,7 +77,7 @@ static void seal_packet(struct send_worker *worker, struct sealing *sealing, uin
     uint32_t padded = padded_length(length, sealing->mtu);
     uint32_t message = padded + WG_TRANSPORT_OVERHEAD;
     uint8_t *out = wg_udp_next(worker->sender);
-    uint8_t behind[PADDING_MAX];
+    uint8_t behind[WG_PADDING_MAX];
 
     memcpy(behind, plaintext + length, padded - length);
     memset(plaintext + length, 0, padded - length);
@@ -126,44 +124,18 @@ static void sealing_end(struct send_worker *worker, struct sealing *sealing, boo
 
 /* ---- 5. stage -------------------------------------------------------------------------------- */
 
-static void staged_drop_oldest(struct wg_peer *peer)
-{
-    wg_staged_free(wg_staged_pop(peer));
-    wg_count(peer->device, tx_staged_dropped, 1);
-}
-
-/* A packet that finds no memory is dropped like one pushed out. */
-static void stage_packet(struct wg_peer *peer, const uint8_t *packet, uint32_t length, uint8_t ecn)
-{
-    struct wg_staged *staged = malloc(sizeof(*staged) + length + PADDING_MAX);
-
-    if (!staged) {
-        wg_count(peer->device, tx_staged_dropped, 1);
-        return;
-    }
-    *staged = (struct wg_staged){.length = length, .ecn = ecn};
-    memcpy(staged->data, packet, length);
-    memset(staged->data + length, 0, PADDING_MAX);
-    pthread_mutex_lock(&peer->staged_lock);
-    while (peer->staged_count && (peer->staged_count >= WG_STAGED_MAX ||
-                                  peer->staged_bytes + length > WG_STAGED_MAX_BYTES))
-        staged_drop_oldest(peer);
-    wg_staged_push(peer, staged);
-    pthread_mutex_unlock(&peer->staged_lock);
-}
-
 static void stage_frame(struct send_worker *worker, struct wg_peer *peer, struct outgoing *frame)
 {
     struct wg_packet packet;
 
     while (wg_gso_next(&frame->gso, &packet))
-        stage_packet(peer, packet.data, packet.length, frame->ecn);
+        wg_staged_add(peer, worker->index, packet.data, packet.length, frame->ecn);
     wg_peer_ask_handshake(peer, worker->now_ns);
 }
 
 static uint32_t message_length_max(uint32_t packet_length)
 {
-    return packet_length + PADDING_MAX + WG_TRANSPORT_OVERHEAD;
+    return packet_length + WG_PADDING_MAX + WG_TRANSPORT_OVERHEAD;
 }
 
 static void send_staged_packet(struct send_worker *worker, struct wg_peer *peer,
@@ -183,16 +155,17 @@ static enum outcome send_staged(struct send_worker *worker, struct wg_peer *peer
                                 struct wg_keypair *keypair)
 {
     enum outcome outcome = DONE;
+    struct wg_staged *staged;
 
     pthread_mutex_lock(&peer->staged_lock);
-    while (peer->staged_first) {
-        if (!wg_udp_room(worker->sender, message_length_max(peer->staged_first->length))) {
+    while ((staged = wg_staged_oldest(peer, worker->index))) {
+        if (!wg_udp_room(worker->sender, message_length_max(staged->length))) {
             outcome = NO_ROOM;
             break;
         }
-        struct wg_staged *staged = wg_staged_pop(peer);
+        wg_staged_take(peer, staged);
         send_staged_packet(worker, peer, keypair, staged);
-        wg_staged_free(staged);
+        free(staged);
     }
     pthread_mutex_unlock(&peer->staged_lock);
     return outcome;
@@ -251,8 +224,7 @@ static enum outcome send_frame_round(struct send_worker *worker, struct outgoing
         stage_frame(worker, peer, frame);
         return DONE;
     }
-    if (atomic_load_explicit(&peer->staged_count, memory_order_acquire) &&
-        send_staged(worker, peer, keypair) == NO_ROOM)
+    if (wg_staged_waits(peer, worker->index) && send_staged(worker, peer, keypair) == NO_ROOM)
         return NO_ROOM;
     return seal_frame(worker, peer, keypair, frame);
 }
@@ -263,7 +235,7 @@ static void answer_unreachable(struct send_worker *worker, struct outgoing *fram
     struct wg_packet packet;
 
     if (wg_gso_next(&frame->gso, &packet))
-        wg_icmp_unreachable(worker->device, worker->icmp, packet.data, packet.length,
+        wg_icmp_unreachable(worker->device, worker->tun_fd, packet.data, packet.length,
                             worker->now_ns);
 }
 
@@ -277,6 +249,7 @@ static bool frame_begin(struct send_worker *worker, struct outgoing *frame, size
     bool v4 = frame->gso.version == 4;
     memcpy(frame->destination, ip + (v4 ? 16 : 24), v4 ? 4 : 16);
     frame->ecn = v4 ? ip[1] & 3 : (ip[1] >> 4) & 3;
+    wg_flow_sent(worker->device, worker->index, ip, frame->gso.length);
     return true;
 }
 
@@ -306,8 +279,7 @@ static void send_frame(struct send_worker *worker, size_t length)
 static int send_frames(struct send_worker *worker)
 {
     for (int i = 0; i < FRAMES_PER_BATCH; i++) {
-        ssize_t length =
-            wg_tun_read(worker->device->io.tun_fd, worker->frame, WG_VNET_HDR_LEN + WG_FRAME_MAX);
+        ssize_t length = wg_tun_read(worker->tun_fd, worker->frame, WG_VNET_HDR_LEN + WG_FRAME_MAX);
         if (length < 0)
             return (int)length;
         send_frame(worker, (size_t)length);
@@ -321,8 +293,8 @@ static enum outcome send_kicked_peer(struct send_worker *worker, struct wg_peer 
                                      uint32_t kinds)
 {
     if (kinds & WG_KICK_KEEPALIVE && !atomic_load(&peer->staged_count))
-        stage_packet(peer, worker->frame, 0, 0); /* empty: a keepalive */
-    if (!atomic_load(&peer->staged_count) || !wg_peer_endpoint(peer).family)
+        wg_staged_add(peer, worker->index, worker->frame, 0, 0);
+    if (!wg_staged_waits(peer, worker->index) || !wg_peer_endpoint(peer).family)
         return DONE;
     struct wg_keypair *keypair = wg_keypair_sending(peer, worker->now_ns);
     if (!keypair) {
@@ -342,7 +314,7 @@ static void send_kicked(struct send_worker *worker)
         enum outcome outcome = DONE;
 
         pthread_rwlock_rdlock(&device->tables);
-        peer = wg_kick_take(device, &kinds);
+        peer = wg_kick_take(device, worker->index, &kinds);
         if (peer) {
             slot = peer->slot;
             outcome = send_kicked_peer(worker, peer, kinds);
@@ -359,16 +331,14 @@ static void send_kicked(struct send_worker *worker)
 
 static int send_wait(struct send_worker *worker)
 {
-    wg_device *device = worker->device;
-    struct pollfd fds[2] = {{.fd = device->io.tun_fd, .events = POLLIN},
-                            {.fd = device->send_wake_fd, .events = POLLIN}};
+    int wake_fd = worker->device->send_wake_fds[worker->index];
+    struct pollfd fds[2] = {{.fd = worker->tun_fd, .events = POLLIN},
+                            {.fd = wake_fd, .events = POLLIN}};
 
     if (poll(fds, 2, -1) < 0 && errno != EINTR)
         return -errno;
     if (fds[1].revents)
-        wg_wake_drain(device->send_wake_fd);
-    if (atomic_load(&device->stopping))
-        wg_wake(device->send_wake_fd); /* the wake-up of every worker: leave it for the others */
+        wg_wake_drain(wake_fd);
     return 0;
 }
 
@@ -392,18 +362,17 @@ static int send_loop(struct send_worker *worker)
 
 int wg_send_run(wg_device *device, uint32_t worker_index)
 {
-    struct send_worker worker = {.device = device, .index = worker_index};
-    size_t frame_size = WG_VNET_HDR_LEN + WG_FRAME_MAX + PADDING_MULTIPLE;
+    size_t frame_size = WG_VNET_HDR_LEN + WG_FRAME_MAX + WG_PADDING_MULTIPLE;
     int error = -ENOMEM;
 
-    if (worker_index >= WG_WORKERS)
+    if (worker_index >= device->workers)
         return -EINVAL;
+    const wg_queue *queue = &device->io.queues[worker_index];
+    struct send_worker worker = {.device = device, .index = worker_index, .tun_fd = queue->tun_fd};
     worker.frame = calloc(1, frame_size);
-    worker.sender = wg_udp_sender_new(0); /* it waits: the back-pressure towards the TUN */
-    worker.icmp = wg_icmp_new();
-    if (worker.frame && worker.sender && worker.icmp)
+    worker.sender = wg_udp_sender_new(queue, 0); /* it waits: the back-pressure towards the TUN */
+    if (worker.frame && worker.sender)
         error = send_loop(&worker);
-    wg_icmp_free(worker.icmp);
     wg_udp_sender_free(worker.sender);
     if (worker.frame)
         OPENSSL_cleanse(worker.frame, frame_size);

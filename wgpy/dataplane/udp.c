@@ -174,9 +174,10 @@ struct run {
 };
 
 struct wg_udp_sender {
-    int flags;      /* of sendmmsg */
-    uint8_t *arena; /* ARENA_LEN bytes, prefaulted */
-    uint32_t used;  /* bytes of the arena */
+    const wg_queue *queue; /* its sockets */
+    int flags;             /* of sendmmsg */
+    uint8_t *arena;        /* ARENA_LEN bytes, prefaulted */
+    uint32_t used;         /* bytes of the arena */
     uint32_t runs_used;
     struct run runs[RUNS_MAX];
     struct mmsghdr messages[RUNS_MAX]; /* built at flush */
@@ -193,12 +194,13 @@ static void *pages_new(size_t length)
     return pages == MAP_FAILED ? NULL : pages;
 }
 
-struct wg_udp_sender *wg_udp_sender_new(int flags)
+struct wg_udp_sender *wg_udp_sender_new(const wg_queue *queue, int flags)
 {
     struct wg_udp_sender *sender = calloc(1, sizeof(*sender));
 
     if (!sender)
         return NULL;
+    sender->queue = queue;
     sender->flags = flags;
     sender->arena = pages_new(ARENA_LEN);
     if (!sender->arena) {
@@ -255,9 +257,9 @@ void wg_udp_commit(struct wg_udp_sender *sender, uint32_t length, uint32_t slot,
     sender->used += length;
 }
 
-static int endpoint_fd(const wg_device *device, const wg_endpoint *to)
+static int endpoint_fd(const wg_queue *queue, const wg_endpoint *to)
 {
-    return to->family == AF_INET ? device->io.udp4_fd : device->io.udp6_fd;
+    return to->family == AF_INET ? queue->udp4_fd : queue->udp6_fd;
 }
 
 static void message_build(struct wg_udp_sender *sender, uint32_t i, const struct run *run,
@@ -329,7 +331,7 @@ static void run_send_singly(wg_device *device, struct wg_udp_sender *sender, con
         int error;
 
         message_build(sender, scratch, run, at, length, 0);
-        if (messages_send(sender, endpoint_fd(device, &run->to), scratch, 1, &error) == 1)
+        if (messages_send(sender, endpoint_fd(sender->queue, &run->to), scratch, 1, &error) == 1)
             wg_count(device, tx_calls, 1);
         else
             wg_count(device, tx_send_errors, 1);
@@ -352,7 +354,7 @@ static bool run_send_without_source(wg_device *device, struct wg_udp_sender *sen
 
     wg_endpoint_clear_source(&other.to);
     message_build(sender, i, &other, run->offset, run->length, run->count > 1 ? run->segment : 0);
-    if (messages_send(sender, endpoint_fd(device, &run->to), i, 1, error) != 1)
+    if (messages_send(sender, endpoint_fd(sender->queue, &run->to), i, 1, error) != 1)
         return false;
     peer_forget_source(device, run);
     return true;
@@ -380,7 +382,7 @@ static void run_recover(wg_device *device, struct wg_udp_sender *sender, const s
 static void runs_send(wg_device *device, struct wg_udp_sender *sender, uint32_t first,
                       uint32_t count)
 {
-    int fd = endpoint_fd(device, &sender->runs[first].to);
+    int fd = endpoint_fd(sender->queue, &sender->runs[first].to);
     uint32_t end = first + count;
 
     while (first < end) {
@@ -430,7 +432,7 @@ static int message_send_once(const wg_device *device, const wg_endpoint *to, con
 
     msg.msg_namelen = endpoint_to_sockaddr(to, &name);
     message_set_control(&msg, &control, to, tos, 0);
-    return sendmsg(endpoint_fd(device, to), &msg, MSG_DONTWAIT) < 0 ? -errno : 0;
+    return sendmsg(endpoint_fd(&device->io.queues[0], to), &msg, MSG_DONTWAIT) < 0 ? -errno : 0;
 }
 
 static int message_endpoint(wg_device *device, uint32_t slot, const wg_endpoint *to,
