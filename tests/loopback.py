@@ -28,10 +28,10 @@ IPV4 = struct.Struct("!BBHHHBBH4s4s")
 NO_NEXT_HEADER = 59
 
 
-def packet(source: bytes, destination: bytes, payload: bytes) -> bytes:
+def packet(source: bytes, destination: bytes, payload: bytes, tos: int = 0) -> bytes:
     """An IPv4 packet of a protocol that nobody looks into."""
     length = IPV4.size + len(payload)
-    fields = (0x45, 0, length, 0, 0, 64, NO_NEXT_HEADER)
+    fields = (0x45, tos, length, 0, 0, 64, NO_NEXT_HEADER)
     words = struct.unpack("!10H", IPV4.pack(*fields, 0, source, destination))
     total = sum(words)
     total = (total & 0xFFFF) + (total >> 16)

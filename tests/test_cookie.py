@@ -3,7 +3,7 @@ import struct
 from hashlib import blake2s
 
 import pytest
-from fakes import cookie_reply
+from fake_plane import cookie_reply
 from hypothesis import given
 from hypothesis import strategies as st
 

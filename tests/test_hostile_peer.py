@@ -5,9 +5,10 @@ message was seen, and a genuine one that follows is all that came out of the tun
 """
 
 import socket
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from itertools import count
+from typing import TypeVar
 
 import pytest
 from hostile import INITIATION, RESPONSE, TRANSPORT, HostilePeer, Link
@@ -17,7 +18,11 @@ from wgpy.config import AllowedIP, Endpoint, PeerChange
 from wgpy.dataplane._core import lib
 from wgpy.dataplane.plane import (
     INITIATION_LEN,
+    KEEPALIVE_TIMEOUT_S,
     REJECT_AFTER_MESSAGES,
+    REJECT_AFTER_TIME_S,
+    REKEY_AFTER_TIME_S,
+    REKEY_TIMEOUT_S,
     RESPONSE_LEN,
     SESSION_CURRENT,
     SESSION_NEXT,
@@ -27,12 +32,18 @@ from wgpy.dataplane.plane import (
 
 pytestmark = pytest.mark.threads
 
+T = TypeVar("T")
+
 V4, V6 = socket.AF_INET, socket.AF_INET6
 REPLAY_WINDOW = lib.WG_REPLAY_WINDOW
+STAGED_MAX = lib.WG_STAGED_MAX
+REKEY_ON_RECEIVE_S = REJECT_AFTER_TIME_S - KEEPALIVE_TIMEOUT_S - REKEY_TIMEOUT_S
 INSIDE = bytes([10, 0, 0, 2])  # the peer's tunnel address
 INDEX = 0xFEDCBA98
 TWO_INITIATIONS_S = 0.02  # at least so long from one to the next
 IPV4_HEADER_LEN = 20
+NOT_ECT, ECT1, ECT0, CE = range(4)  # RFC 3168
+EXPEDITED = 0xB8
 
 
 class Duel:
@@ -50,21 +61,22 @@ class Duel:
         self._markers = count()
 
     def configure(self, **changes: object) -> None:
-        endpoint = Endpoint(LOOPBACK[4], self.peer.port())
-        allowed = (AllowedIP(INSIDE, 32),)
-        section = PeerChange(
-            self.peer.public_key,
-            endpoint=endpoint,
-            allowed_ips=allowed,
-            **changes,  # type: ignore[arg-type]
-        )
+        usual = {
+            "endpoint": Endpoint(LOOPBACK[4], self.peer.port()),
+            "allowed_ips": (AllowedIP(INSIDE, 32),),
+        }
+        section = PeerChange(self.peer.public_key, **usual | changes)  # type: ignore[arg-type]
         self.host.configure(section)
 
     # ---- what the device does ----------------------------------------------------------------
 
-    def send(self, payload: bytes) -> None:
+    def send(self, payload: bytes, tos: int = 0) -> None:
         """The host has a packet for the peer."""
-        self.host.tun.send(packet(self.host.address, INSIDE, payload))
+        self.host.tun.send(packet(self.host.address, INSIDE, payload, tos))
+
+    def next_frame(self) -> bytes:
+        """What comes out of the tunnel next."""
+        return self._arrival(lambda: self.host.tun.recv(65535))
 
     def counter(self, name: str) -> int:
         return self.host.plane.counters()[name]
@@ -91,8 +103,41 @@ class Duel:
         self.loop.until(came)
         return got
 
-    def inner(self, payload: bytes, source: bytes = INSIDE) -> bytes:
-        return packet(source, self.host.address, payload)
+    def next_kind(self) -> int:
+        """The type of the next message, whatever it is."""
+        return self._arrival(lambda: self.peer.sockets[V4].recv(65535))[0]
+
+    def receive_marked(self, family: int) -> tuple[bytes, int]:
+        """The next message and its DSCP and ECN, for which the socket was told to ask."""
+        message, ancillary, _, _ = self._arrival(
+            lambda: self.peer.sockets[family].recvmsg(65535, socket.CMSG_SPACE(4))
+        )
+        return message, ancillary[0][2][0]
+
+    def _arrival(self, take: Callable[[], T]) -> T:
+        """What a call comes to that would block until something arrives."""
+        got: list[T] = []
+
+        def came() -> bool:
+            with suppress(BlockingIOError):
+                got.append(take())
+            return bool(got)
+
+        self.loop.until(came)
+        return got[0]
+
+    def inner(self, payload: bytes, source: bytes = INSIDE, tos: int = 0) -> bytes:
+        return packet(source, self.host.address, payload, tos)
+
+    def respond(self) -> Link:
+        """The device has something to say, initiates and gets its answers."""
+        self.send(b"staged")
+        response, link = self.peer.respond(self.receive(INITIATION), INDEX)
+        self.peer.send(response)
+        link.open(self.receive(TRANSPORT))
+        self.peer.send(link.seal())
+        self.loop.until(lambda: not self.host.stats.tx_unanswered_since_ns)
+        return link
 
     def handshake(self, index: int = INDEX) -> Link:
         """The peer initiates and gets its answer; the session is not confirmed."""
@@ -163,6 +208,67 @@ def test_a_preshared_key_of_its_own_gets_the_peer_nothing(duel: Duel) -> None:
     right, link = duel.peer.respond(initiation, INDEX, b"\x05" * 32)
     duel.peer.send(right)
     assert link.open(duel.receive(TRANSPORT))
+
+
+def test_of_the_packets_that_wait_for_a_session_the_oldest_are_dropped(duel: Duel) -> None:
+    dropped = 5
+    for number in range(dropped + STAGED_MAX):
+        duel.send(b"staged %03d" % number)
+    initiation = duel.receive(INITIATION)
+    duel.until_counted("tx_staged_dropped", dropped)
+    response, link = duel.peer.respond(initiation, INDEX)
+    duel.peer.send(response)
+    for number in range(dropped, dropped + STAGED_MAX):
+        opened = link.open(duel.receive(TRANSPORT))
+        assert opened[IPV4_HEADER_LEN:].startswith(b"staged %03d" % number)
+
+
+@pytest.mark.parametrize(
+    ("length", "padded"),
+    [(21, 32), (32, 32), (33, 48), (1408, 1408), (1409, 1420), (1420, 1420)],
+)
+def test_payload_is_padded_to_16_bytes_but_not_beyond_the_mtu(
+    duel: Duel, length: int, padded: int
+) -> None:
+    duel.host.plane.set_mtu(1420)
+    link = duel.session()
+    duel.send(bytes(length - IPV4_HEADER_LEN))
+    opened = link.open(duel.receive(TRANSPORT))
+    assert opened[2:4] == length.to_bytes(2, "big")
+    assert opened[length:] == bytes(padded - length)
+
+
+# ---- renewal -------------------------------------------------------------------------------------
+
+
+def test_the_device_renews_by_sending_a_session_that_it_began(duel: Duel) -> None:
+    link = duel.respond()
+    duel.loop.advance(REKEY_AFTER_TIME_S - 1)
+    duel.hear(link, b"young enough")
+    duel.loop.advance(1)
+    duel.send(b"old enough")
+    assert duel.next_kind() == TRANSPORT  # for it is still good
+    assert duel.next_kind() == INITIATION
+
+
+def test_the_device_renews_by_receiving_a_session_that_it_began(duel: Duel) -> None:
+    link = duel.respond()
+    duel.loop.advance(REKEY_ON_RECEIVE_S - 1)
+    for _ in range(2):  # what the first asks for comes before the second is through
+        duel.deliver(link)
+    assert duel.peer.receive() is None
+    duel.loop.advance(1)
+    duel.deliver(link)
+    duel.receive(INITIATION)
+
+
+def test_the_device_leaves_the_renewal_of_a_session_of_the_peer_to_the_peer(duel: Duel) -> None:
+    link = duel.session()
+    duel.loop.advance(REKEY_ON_RECEIVE_S)
+    duel.deliver(link)
+    for number in range(3):
+        duel.send(b"old %d" % number)
+        assert duel.next_kind() == TRANSPORT
 
 
 # ---- indexes -------------------------------------------------------------------------------------
@@ -382,6 +488,85 @@ def test_a_replay_from_elsewhere_does_not_roam(duel: Duel) -> None:
     duel.peer.send(message, V6)
     duel.until_counted("rx_replayed", 1)
     duel.hear(link, b"to the old address")
+
+
+def test_payload_of_a_source_that_is_not_allowed_roams_all_the_same(duel: Duel) -> None:
+    """It is authentic: only the host does not get it."""
+    link = duel.session()
+    duel.hear(link, b"from here on everything is answered")
+    before = duel.host.stats
+    message = link.seal(duel.inner(b"forged", source=bytes([10, 0, 0, 3])))
+    duel.peer.send(message, V6)
+    duel.until_counted("rx_not_allowed", 1)
+    duel.loop.until(lambda: duel.host.stats.rx_bytes > before.rx_bytes)
+    after = duel.host.stats
+    assert after.rx_bytes == before.rx_bytes + len(message)
+    assert after.rx_unanswered_since_ns > before.rx_any_ns
+    assert (before.tx_unanswered_since_ns > 0, after.tx_unanswered_since_ns) == (True, 0)
+    duel.hear(link, b"to the new address", V6)
+
+
+# ---- marks ---------------------------------------------------------------------------------------
+
+# RFC 6040, figure 4: by what the packet had and what its message has on arrival; None: dropped.
+DECAPSULATED: dict[tuple[int, int], int | None] = {
+    (NOT_ECT, NOT_ECT): NOT_ECT,
+    (NOT_ECT, ECT0): NOT_ECT,
+    (NOT_ECT, ECT1): NOT_ECT,
+    (NOT_ECT, CE): None,
+    (ECT0, NOT_ECT): ECT0,
+    (ECT0, ECT0): ECT0,
+    (ECT0, ECT1): ECT1,
+    (ECT0, CE): CE,
+    (ECT1, NOT_ECT): ECT1,
+    (ECT1, ECT0): ECT1,
+    (ECT1, ECT1): ECT1,
+    (ECT1, CE): CE,
+    (CE, NOT_ECT): CE,
+    (CE, ECT0): CE,
+    (CE, ECT1): CE,
+    (CE, CE): CE,
+}
+MARKS = {
+    V4: (socket.IPPROTO_IP, socket.IP_TOS, socket.IP_RECVTOS),
+    V6: (socket.IPPROTO_IPV6, socket.IPV6_TCLASS, socket.IPV6_RECVTCLASS),
+}
+
+
+@pytest.mark.parametrize("family", [V4, V6], ids=["ipv4", "ipv6"])
+def test_marks_on_the_way_come_in_as_rfc_6040_has_it(duel: Duel, family: int) -> None:
+    link = duel.session()
+    level, option, _ = MARKS[family]
+    dropped = 0
+    for (inner, outer), expected in DECAPSULATED.items():
+        duel.peer.sockets[family].setsockopt(level, option, outer)
+        duel.peer.send(link.seal(duel.inner(b"payload", tos=EXPEDITED | inner)), family)
+        if expected is None:
+            dropped += 1
+            duel.until_counted("rx_malformed", dropped)
+        else:
+            wanted = duel.inner(b"payload", tos=EXPEDITED | expected)
+            assert duel.next_frame() == wanted, (inner, outer)
+
+
+@pytest.mark.parametrize("family", [V4, V6], ids=["ipv4", "ipv6"])
+def test_each_packet_of_a_batch_leaves_with_its_own_mark_and_no_dscp(
+    duel: Duel, family: int
+) -> None:
+    level, _, option = MARKS[family]
+    duel.configure(endpoint=Endpoint(LOOPBACK[4 if family == V4 else 6], duel.peer.port(family)))
+    marks = [NOT_ECT, NOT_ECT, ECT0, ECT0, ECT0, CE, ECT1, ECT1, NOT_ECT, ECT0]
+    for mark in marks:
+        duel.send(bytes(100), tos=EXPEDITED | mark)
+    initiation = duel.receive(INITIATION, family)
+    duel.loop.until(lambda: duel.host.stats.staged == len(marks))
+    duel.peer.sockets[family].setsockopt(level, option, 1)
+    response, link = duel.peer.respond(initiation, INDEX)
+    duel.peer.send(response, family)
+    for mark in marks:
+        message, tos = duel.receive_marked(family)
+        assert link.open(message)[1] == EXPEDITED | mark
+        assert tos == mark
 
 
 # ---- garbage -------------------------------------------------------------------------------------

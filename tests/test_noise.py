@@ -113,7 +113,7 @@ def read_first(message: bytes) -> Initiation:
 
 
 def second_message(first: bytes, preshared_key: bytes = PRESHARED) -> tuple[bytes, TransportKeys]:
-    message, keys = write_response(RESPONDER, read_first(first), RESPONDER_INDEX, preshared_key)
+    message, keys = write_response(read_first(first), RESPONDER_INDEX, preshared_key)
     return message + MACS, keys
 
 
@@ -145,7 +145,7 @@ def test_an_independent_initiator_agrees_with_our_responder(preshared_key: bytes
     assert initiation.timestamp == TIMESTAMP
     assert initiation.sender_index == INITIATOR_INDEX
 
-    second, keys = write_response(RESPONDER, initiation, RESPONDER_INDEX, preshared_key)
+    second, keys = write_response(initiation, RESPONDER_INDEX, preshared_key)
     assert second[:12] == bytes.fromhex("020000008877665544332211")
     assert initiator.read_message(second[12:]) == b""
     assert oracle_keys(initiator) == (keys.receive_key, keys.send_key)
@@ -163,7 +163,6 @@ def test_messages_and_keys_are_those_of_the_vector(vector: tuple[bytes, str, str
     assert first[8:].hex() == FIRST_VECTOR
 
     second, responder_keys = write_response(
-        RESPONDER,
         read_first(first + MACS),
         RESPONDER_INDEX,
         preshared_key,

@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 import pytest
-from fakes import NO_TRAFFIC, S
+from fake_plane import NO_TRAFFIC
+from fakes import S
 from hypothesis import given
 from hypothesis import strategies as st
 

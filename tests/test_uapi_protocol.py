@@ -25,9 +25,9 @@ from wgpy.uapi.protocol import (
     GetRequest,
     Request,
     RequestParser,
+    SetRequest,
     format_errno,
     format_get,
-    parse_set_untrusted,
 )
 
 KEY = bytes(range(32))
@@ -38,7 +38,9 @@ PEER_LINE = f"public_key={KEY_HEX}"
 
 
 def parse(*lines: str) -> DeviceChange:
-    return parse_set_untrusted(lines)
+    request = SetRequest()
+    request.add_untrusted(lines)
+    return request.finish()
 
 
 def parse_peer(*lines: str) -> PeerChange:
@@ -524,7 +526,7 @@ LINES = st.sampled_from(
 @example(["public_key=" + "\ud800" * 64])
 def test_no_lines_raise_anything_but_a_config_error(lines: list[str]) -> None:
     try:
-        outcome: Request = parse_set_untrusted(lines)
+        outcome: Request = parse(*lines)
     except ConfigError as error:
         outcome = error
     assert isinstance(outcome, DeviceChange | ConfigError)

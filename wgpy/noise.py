@@ -157,7 +157,6 @@ def read_initiation_untrusted(
 
 
 def write_response(
-    local: StaticKey,
     initiation: Initiation,
     sender_index: int,
     preshared_key: bytes,
@@ -166,8 +165,8 @@ def write_response(
 ) -> tuple[bytes, TransportKeys]:
     """Write the second message (5.4.3): 60 bytes, the macs are still to come.
 
-    `preshared_key` is 32 bytes, zero for none.  IK mixes no static key of ours into this message;
-    `local` is here because the four functions are alike.  Only tests fix `ephemeral_private`.
+    `preshared_key` is 32 bytes, zero for none.  IK mixes no static key of ours into this message.
+    Only tests fix `ephemeral_private`.
     """
     ephemeral = ephemeral_private or X25519PrivateKey.generate()
     ephemeral_public = ephemeral.public_key().public_bytes_raw()

@@ -216,13 +216,12 @@ class Peer:
 
         BadMessage when the initiation is a replay, or came too soon after another.
         """
-        assert self._local is not None, "an initiation cannot be read without an identity"
         self._refuse_replay(initiation.timestamp, now_ns)
         self._greatest_timestamp = initiation.timestamp
         self._last_initiation_ns = now_ns
         self._plane.peer_received(self.slot, source, length, now_ns)
         index = self._plane.reserve_index(self.slot)
-        message, keys = write_response(self._local, initiation, index, self.preshared_key)
+        message, keys = write_response(initiation, index, self.preshared_key)
         self._begin_session(keys, now_ns)
         self._set_gate(now_ns + REKEY_TIMEOUT_NS)
         self._send_handshake(message, now_ns)

@@ -35,6 +35,7 @@ from .packets import (
     split,
     vnet,
 )
+from .strategies import mergeable_super_packets
 
 PLAIN = vnet()
 PAYLOAD = random.Random(2).randbytes(3000)
@@ -91,35 +92,8 @@ def without_free_id(packet: bytes) -> bytes:
     return packet
 
 
-@st.composite
-def super_packets(draw: st.DrawFn, most: int = 128, largest: int = 9000) -> tuple[Packet, int]:
-    """A super-packet without anything that forbids merging, and its segment size."""
-    version, protocol = draw(st.sampled_from([4, 6])), draw(st.sampled_from([TCP, UDP]))
-    size = draw(st.integers(1, largest))
-    count = draw(st.integers(1, most if protocol == TCP else min(most, 64)))
-    short = draw(st.integers(0, size - 1))
-    length = min(size * count - short, 65_400)
-    return Packet(
-        version=version,
-        protocol=protocol,
-        src=draw(st.integers(0, 2**32 - 1)),
-        tos=draw(st.integers(0, 255)),
-        ttl=draw(st.integers(1, 255)),
-        ident=draw(st.integers(0, 2**16 - 1)),
-        fragment=draw(st.sampled_from([0, DF])),
-        flow_label=draw(st.integers(0, 2**20 - 1)),
-        sport=draw(st.integers(0, 2**16 - 1)),
-        seq=draw(st.integers(0, 2**32 - 1)),
-        ack=draw(st.integers(0, 2**32 - 1)),
-        flags=draw(st.sampled_from([ACK, ACK | PSH])),
-        window=draw(st.integers(0, 2**16 - 1)),
-        tcp_options=b"\x01\x01\x08\x0a" * draw(st.integers(0, 10)),
-        payload=random.Random(length).randbytes(length),
-    ), size
-
-
 @settings(max_examples=150)
-@given(super_packets())
+@given(mergeable_super_packets())
 def test_to_split_and_coalesce_gives_the_super_packet_back(case: tuple[Packet, int]) -> None:
     packet, size = case
     frame = packet.frame(size) if len(packet.payload) > size else PLAIN + bytes(packet)
@@ -130,7 +104,9 @@ def test_to_split_and_coalesce_gives_the_super_packet_back(case: tuple[Packet, i
 
 
 @settings(max_examples=100)
-@given(st.lists(super_packets(most=12, largest=1500), min_size=1, max_size=8), st.randoms())
+@given(
+    st.lists(mergeable_super_packets(most=12, largest=1500), min_size=1, max_size=8), st.randoms()
+)
 def test_to_coalesce_and_split_gives_the_packets_of_every_flow_back(
     cases: list[tuple[Packet, int]], shuffle: random.Random
 ) -> None:
@@ -150,7 +126,7 @@ def test_to_coalesce_and_split_gives_the_packets_of_every_flow_back(
 
 @settings(max_examples=150)
 @given(
-    st.lists(super_packets(most=6, largest=300), min_size=1, max_size=4),
+    st.lists(mergeable_super_packets(most=6, largest=300), min_size=1, max_size=4),
     st.lists(st.tuples(st.integers(0, 23), st.integers(0, 70), st.integers(0, 255)), max_size=6),
 )
 def test_damaged_packets_pass_untouched_and_in_order(
@@ -462,7 +438,7 @@ def test_too_little_room_is_reported() -> None:
 
 
 @settings(max_examples=100)
-@given(super_packets(most=20, largest=1500))
+@given(mergeable_super_packets(most=20, largest=1500))
 def test_a_refused_frame_is_taken_apart_into_what_came_in(case: tuple[Packet, int]) -> None:
     packet, size = case
     packets = raw(packet.segments(size))

@@ -31,13 +31,13 @@ from .packets import (
     split,
     vnet,
 )
+from .strategies import PAD6, super_packets
 
 PAYLOAD = random.Random(1).randbytes(1000)
 TCP4 = Packet(payload=PAYLOAD)
 TCP6 = replace(TCP4, version=6)
 UDP4 = replace(TCP4, protocol=UDP)
 UDP6 = replace(TCP6, protocol=UDP)
-PAD6 = b"\x01\x04\0\0\0\0"  # a PadN option
 
 every_kind = pytest.mark.parametrize("packet", [TCP4, TCP6, UDP4, UDP6])
 
@@ -60,31 +60,6 @@ def split_or_refuse(frame: bytes, features: int) -> list[bytes]:
         if refusal.errno != errno.EINVAL:
             raise
         return []
-
-
-@st.composite
-def super_packets(draw: st.DrawFn) -> tuple[Packet, int]:
-    version, protocol = draw(st.sampled_from([4, 6])), draw(st.sampled_from([TCP, UDP]))
-    size, count = draw(st.integers(1, 9000)), draw(st.integers(1, 128))
-    short = draw(st.integers(0, size - 1))
-    length = min(size * count - short, 60_000)
-    return Packet(
-        version=version,
-        protocol=protocol,
-        src=draw(st.integers(0, 2**32 - 1)),
-        tos=draw(st.integers(0, 255)),
-        ttl=draw(st.integers(1, 255)),
-        ident=draw(st.integers(0, 2**16 - 1)),
-        fragment=draw(st.sampled_from([0, DF])),
-        flow_label=draw(st.integers(0, 2**20 - 1)),
-        ip_options=b"\x01\x01\x01\x01" * draw(st.integers(0, 10)),
-        extensions=(bytes([protocol, 0]) + PAD6) * draw(st.integers(0, 1)),
-        seq=draw(st.integers(0, 2**32 - 1)),
-        ack=draw(st.integers(0, 2**32 - 1)),
-        flags=draw(st.integers(0, 2**8 - 1)),
-        tcp_options=b"\x01\x01\x08\x0a" * draw(st.integers(0, 10)),
-        payload=random.Random(length).randbytes(length),
-    ), size
 
 
 @settings(max_examples=150)

@@ -19,7 +19,9 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from interop.lab import Ageing, Laboratory, Tunnel, available_peers
+from interop.ageing import Ageing
+from interop.lab import Laboratory, Tunnel
+from interop.wireguard import available_peers
 
 NEEDED = ("ip", "ping", "wg", "nft", "tc")
 OUTCOMES = pytest.StashKey[dict[str, dict[str, str]]]()  # by peer and case
@@ -82,12 +84,16 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
         parameters = dict(item.callspec.params)
         peer = parameters.pop("implementation", None)
         if peer is not None:
-            outcomes = item.config.stash[OUTCOMES].setdefault(peer, {})
             topic = item.path.stem.removeprefix("test_")
             case = f"{topic}: {sentence(item.originalname, parameters)}"
-            if report.failed or case not in outcomes:
-                outcomes[case] = outcome(report)
+            record(item.config.stash[OUTCOMES].setdefault(peer, {}), case, report)
     return report
+
+
+def record(outcomes: dict[str, str], case: str, report: pytest.TestReport) -> None:
+    """The latest phase of a case counts, but an end without a failure says nothing new."""
+    if report.failed or report.when != "teardown":
+        outcomes[case] = outcome(report)
 
 
 def sentence(name: str, parameters: dict[str, object]) -> str:

@@ -1,7 +1,11 @@
 """A tunnel comes to be, whoever begins; and again after a restart."""
 
 import pytest
-from interop.lab import INITIATION, TIMEOUT_S, Peer, Tunnel, is_answered, new_psk, ping
+from interop.capture import INITIATION
+from interop.lab import Tunnel
+from interop.network import TIMEOUT_S
+from interop.traffic import is_answered, ping
+from interop.wireguard import Peer, new_psk
 from netns.lab import eventually
 
 NEW_HANDSHAKE_S = 15  # on silence: KEEPALIVE_TIMEOUT + REKEY_TIMEOUT

@@ -3,7 +3,10 @@
 from collections.abc import Iterator
 
 import pytest
-from interop.lab import COOKIE_REPLY, INITIATION, RESPONSE, TIMEOUT_S, Flood, Tunnel, is_answered
+from interop.capture import COOKIE_REPLY, INITIATION, RESPONSE
+from interop.lab import Tunnel
+from interop.network import TIMEOUT_S
+from interop.traffic import Flood, is_answered
 from netns.lab import eventually
 
 COOKIE_REPLY_LEN = 64

@@ -3,7 +3,9 @@
 import time
 
 import pytest
-from interop.lab import Peer, Tunnel, endpoint, is_answered, ping, written
+from interop.lab import Tunnel
+from interop.traffic import is_answered, ping
+from interop.wireguard import Peer, endpoint, written
 from netns.lab import eventually
 
 UDP_TIMEOUT_S = 2

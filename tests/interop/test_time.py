@@ -3,7 +3,9 @@
 import itertools
 
 import pytest
-from interop.lab import INITIATION, RESPONSE, Ageing, ping
+from interop.ageing import Ageing
+from interop.capture import INITIATION, RESPONSE
+from interop.traffic import ping
 
 pytestmark = pytest.mark.slow
 

@@ -1,43 +1,45 @@
 """What is sent arrives, unharmed, while settings change and links misbehave."""
 
+from collections.abc import Callable, Sequence
+
 import pytest
-from interop.lab import (
-    CABLE_MTU,
-    DEFAULT_MTU,
-    JUMBO_MTU,
-    Peer,
-    Tunnel,
-    exchange_udp,
-    new_psk,
-    ping,
-    streaming,
-)
+from interop.capture import DATA, INITIATION, RESPONSE, Datagram
+from interop.lab import Tunnel
+from interop.network import CABLE_MTU, JUMBO_MTU, TIMEOUT_S
+from interop.traffic import exchange_udp, is_answered, ping, streaming
+from interop.wireguard import DEFAULT_MTU, Peer, new_psk
+from netns.lab import eventually
 
 LENGTH = 1 << 20
 SHORT = 1 << 18
 SIZES = [0, 1, 15, 16, 17, *range(100, 1372, 4)]
 FEW_SIZES = SIZES[::5]
+BURST = 50  # datagrams
+DISCARD_PORT = 9
 HEADERS = {4: 28, 6: 48}  # of IP and ICMP
 
 
 @pytest.mark.parametrize("inside", [4, 6])
 @pytest.mark.parametrize("outside", [4, 6])
-def test_tcp_both_ways(tunnel: Tunnel, outside: int, inside: int) -> None:
+@pytest.mark.parametrize("initiator", ["wgpy", "peer"])
+def test_tcp_both_ways(tunnel: Tunnel, initiator: str, outside: int, inside: int) -> None:
     tunnel.connect(outside)
-    with streaming(*tunnel.ends, inside) as stream:
+    with streaming(*tunnel.pair(initiator), inside) as stream:
         stream.wait_for(LENGTH)
 
 
 @pytest.mark.parametrize("inside", [4, 6])
 @pytest.mark.parametrize("outside", [4, 6])
-def test_udp_both_ways(tunnel: Tunnel, outside: int, inside: int) -> None:
+@pytest.mark.parametrize("initiator", ["wgpy", "peer"])
+def test_udp_both_ways(tunnel: Tunnel, initiator: str, outside: int, inside: int) -> None:
     tunnel.connect(outside)
-    exchange_udp(tunnel.ends, inside, SIZES)
+    exchange_udp(tunnel.pair(initiator), inside, SIZES)
 
 
+@pytest.mark.parametrize("outside", [4, 6])
 @pytest.mark.parametrize("mtu", [1280, 1420, 1500, 8921, 34816])
-def test_packets_of_every_size_up_to_the_mtu(tunnel: Tunnel, mtu: int) -> None:
-    tunnel.connect()
+def test_packets_of_every_size_up_to_the_mtu(tunnel: Tunnel, mtu: int, outside: int) -> None:
+    tunnel.connect(outside)
     try:
         if mtu > CABLE_MTU:
             tunnel.network.set_mtu(JUMBO_MTU)
@@ -46,9 +48,10 @@ def test_packets_of_every_size_up_to_the_mtu(tunnel: Tunnel, mtu: int) -> None:
         for first, second in (tunnel.ends, tunnel.ends[::-1]):
             for family in (4, 6):
                 ping(first.host, second.inner(family), mtu - HEADERS[family])
-        exchange_udp(tunnel.ends, 4, [mtu - HEADERS[4] - back for back in range(34)])
-        with streaming(*tunnel.ends, 4) as stream:
-            stream.wait_for(SHORT)
+        for family in (4, 6):
+            exchange_udp(tunnel.ends, family, [mtu - HEADERS[family] - back for back in range(34)])
+            with streaming(*tunnel.ends, family) as stream:
+                stream.wait_for(SHORT)
     finally:
         for end in tunnel.ends:
             end.set_mtu(DEFAULT_MTU)
@@ -83,22 +86,69 @@ def test_the_private_key_changes_mid_transfer(tunnel: Tunnel, changed: str) -> N
         stream.wait_for(SHORT)
 
 
-IMPAIRMENTS = {
-    "1% loss": "loss 1%",
-    "5% loss": "loss 5%",
-    "reordering": "delay 5ms reorder 25% 50%",
-    "duplication": "duplicate 20%",
-    "100 ms delay": "delay 100ms",
+def counters(seen: Sequence[Datagram]) -> list[int]:
+    """Of the payload as it leaves the router for wgpy."""
+    payload = [one.payload for one in seen if one.kind == DATA and not one.arrived]
+    return [int.from_bytes(message[8:16], "little") for message in payload]
+
+
+def is_lossy(seen: Sequence[Datagram]) -> bool:
+    got = counters(seen)
+    return len(got) <= max(got, default=-1)
+
+
+def is_unordered(seen: Sequence[Datagram]) -> bool:
+    got = counters(seen)
+    return got != sorted(got)
+
+
+def has_duplicates(seen: Sequence[Datagram]) -> bool:
+    got = counters(seen)
+    return len(got) > len(set(got))
+
+
+def is_late(seen: Sequence[Datagram]) -> bool:
+    """The way to the answer and back took two delays."""
+    handshake = {one.kind: one.time_ns for one in seen if one.kind in (INITIATION, RESPONSE)}
+    return handshake[RESPONSE] - handshake[INITIATION] >= 2 * DELAY_NS
+
+
+DELAY_NS = 100 * 10**6
+IMPAIRMENTS: dict[str, tuple[str, Callable[[Sequence[Datagram]], bool]]] = {
+    "1% loss": ("loss 1%", is_lossy),
+    "5% loss": ("loss 5%", is_lossy),
+    "reordering": ("delay 5ms reorder 25% 50%", is_unordered),
+    "duplication": ("duplicate 20%", has_duplicates),
+    "100 ms delay": ("delay 100ms", is_late),
 }
+
+
+def show(tunnel: Tunnel, is_bad: Callable[[Sequence[Datagram]], bool]) -> None:
+    """The router has to be seen doing it, to datagrams that nobody misses."""
+    seen: list[Datagram] = []
+    with tunnel.capture() as capture, tunnel.peer.host.udp(tunnel.peer.inner4) as sender:
+        eventually(
+            lambda: is_answered(tunnel.wgpy.host, tunnel.peer.inner4), "an answer", 2 * TIMEOUT_S
+        )
+
+        def shows() -> bool:
+            for _ in range(BURST):
+                sender.sendto(b"data", (tunnel.wgpy.inner4, DISCARD_PORT))
+            seen.extend(capture.datagrams())
+            return is_bad(seen)
+
+        eventually(shows, "the impairment", TIMEOUT_S)
 
 
 @pytest.mark.parametrize("impairment", IMPAIRMENTS)
 def test_a_bad_link(tunnel: Tunnel, impairment: str) -> None:
     if not tunnel.network.has_netem():
         pytest.skip("this kernel has no netem")
+    how, is_bad = IMPAIRMENTS[impairment]
     tunnel.connect()
-    tunnel.network.impair(IMPAIRMENTS[impairment])
+    tunnel.network.impair(how)
     try:
+        show(tunnel, is_bad)
         with streaming(*tunnel.ends, 4) as stream:
             stream.wait_for(SHORT)
         if "loss" not in impairment:

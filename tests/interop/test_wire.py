@@ -4,7 +4,10 @@ import socket
 from collections.abc import Sequence
 
 import pytest
-from interop.lab import DATA, DEFAULT_MTU, INITIATION, RESPONSE, Datagram, Interface, Tunnel, ping
+from interop.capture import DATA, INITIATION, RESPONSE, Datagram
+from interop.lab import Tunnel
+from interop.traffic import ping
+from interop.wireguard import DEFAULT_MTU, Interface
 from netns.lab import eventually
 
 NOT_ECT, ECT1, ECT0, CE = range(4)

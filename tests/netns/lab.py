@@ -1,5 +1,6 @@
 """Two hosts on a cable, each a network namespace, and the real tools in them."""
 
+import base64
 import os
 import re
 import signal
@@ -12,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 T = TypeVar("T")
 
@@ -70,9 +73,10 @@ def run(argv: Sequence[str], stdin: str = "", timeout_s: float = 30.0, check: bo
 
 
 def key_pair() -> tuple[str, str]:
-    """A new private key, and its public key."""
-    private_key = run(["wg", "genkey"]).strip()
-    return private_key, run(["wg", "pubkey"], stdin=private_key).strip()
+    """A new private key and its public key, as wg writes them."""
+    private = X25519PrivateKey.generate()
+    pair = private.private_bytes_raw(), private.public_key().public_bytes_raw()
+    return base64.b64encode(pair[0]).decode(), base64.b64encode(pair[1]).decode()
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from contextlib import ExitStack, closing
 from random import Random
 
 import pytest
-from fakes import FakeLoop, FakeNetwork, FakePlane, FakeSockets, S
+from fake_plane import FakePlane
+from fakes import FakeLoop, FakeNetwork, FakeSockets, S
 from loopback import IPV4, LOOPBACK, packet
 
 from wgpy.config import AllowedIP, Endpoint

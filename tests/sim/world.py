@@ -11,17 +11,8 @@ from dataclasses import dataclass, replace
 from random import Random
 from struct import Struct
 
-from fakes import (
-    STAGED_MAX,
-    Datagram,
-    FakeHandle,
-    FakeKeypair,
-    FakeLoop,
-    FakePeer,
-    FakePlane,
-    FakeSockets,
-    S,
-)
+from fake_plane import STAGED_MAX, FakeKeypair, FakePeer, FakePlane
+from fakes import Datagram, FakeHandle, FakeLoop, FakeSockets, S
 
 from wgpy.config import ZERO_KEY, AllowedIP, DeviceChange, Endpoint, PeerChange
 from wgpy.dataplane.plane import (

@@ -209,13 +209,6 @@ def _set_field(known: _Lines, fields: dict[str, Any], name: str, value: str) -> 
     fields[field] = parse(value)
 
 
-def parse_set_untrusted(lines: Iterable[str]) -> DeviceChange:
-    """Parse the lines between `set=1` and the blank line; raises as SetRequest.add_untrusted."""
-    request = SetRequest()
-    request.add_untrusted(lines)
-    return request.finish()
-
-
 # ---- requests in a stream -----------------------------------------------------------------------
 
 

@@ -1,0 +1,103 @@
+"""Whole devices over fake data planes, a fake clock and a fake network."""
+
+from random import Random
+
+from fake_plane import FakePeer, FakePlane
+from fakes import Datagram, FakeLoop, FakeNetwork, FakeSockets, S
+
+from wgpy.config import DeviceChange, DeviceSnapshot, Endpoint, PeerChange, PeerSnapshot
+from wgpy.device import Device
+from wgpy.noise import StaticKey
+
+EPOCH_NS = 1_700_000_000 * S
+ELSEWHERE = Endpoint(b"\xcb\x00\x71\x07", 7777)
+
+
+class Host:
+    """A device and what is around it."""
+
+    def __init__(self, loop: FakeLoop, network: FakeNetwork, number: int) -> None:
+        self.private_key = bytes([number]) * 32
+        self.identity = StaticKey(self.private_key)
+        self.public_key = self.identity.public_key
+        self.port = 51820 + number
+        self.endpoint = Endpoint(bytes([192, 0, 2, number]), self.port)
+        self.sockets = FakeSockets(self.endpoint.address)
+        self.plane = FakePlane(loop, network, self.sockets, seed=number)
+        self.random = Random(number)
+        self.loop = loop
+        self.device = Device(
+            self.plane,
+            self.sockets,
+            loop,
+            tun_fds=(3,),
+            tun_features=1,
+            wall_clock=lambda: EPOCH_NS + loop.now_ns,
+            randbelow=self.random.randrange,
+        )
+        self.plane.on_readable = self.device.on_events
+
+    def configure(self, *peers: PeerChange, **changes: object) -> None:
+        self.device.configure(DeviceChange(peers=peers, **changes))  # type: ignore[arg-type]
+
+    def peer(self, other: "Host", **changes: object) -> None:
+        """Configure one peer."""
+        self.configure(PeerChange(other.public_key, **changes))  # type: ignore[arg-type]
+
+    def send(self, payload: bytes, slot: int = 0) -> None:
+        self.plane.send_payload(slot, payload)
+
+    @property
+    def state(self) -> FakePeer:
+        """The data plane's only peer."""
+        [peer] = self.plane.peers.values()
+        return peer
+
+    @property
+    def sessions(self) -> int:
+        return self.plane.stats(self.state.slot).sessions
+
+    @property
+    def snapshot(self) -> DeviceSnapshot:
+        return self.device.snapshot()
+
+    @property
+    def peer_snapshot(self) -> PeerSnapshot:
+        [peer] = self.snapshot.peers
+        return peer
+
+
+class World:
+    """Two hosts that are each other's peers, up."""
+
+    def __init__(self) -> None:
+        self.loop = FakeLoop()
+        self.network = FakeNetwork(self.loop)
+        self.a = Host(self.loop, self.network, 1)
+        self.b = Host(self.loop, self.network, 2)
+        for host, other in (self.a, self.b), (self.b, self.a):
+            host.configure(private_key=host.private_key, listen_port=host.port)
+            host.peer(other, endpoint=other.endpoint)
+            host.device.up()
+        self.loop.run()
+
+    def converse(self) -> None:
+        """A handshake by a, and one payload each way."""
+        self.a.send(b"ping")
+        self.loop.run()
+        self.b.send(b"pong")
+        self.loop.run()
+        assert self.a.plane.payloads[-1:] == [(0, b"pong")]
+        assert self.b.plane.payloads[-1:] == [(0, b"ping")]
+        self.network.log.clear()
+
+    def count(self, kind: int) -> int:
+        return self.network.kinds().count(kind)
+
+    def sent_by(self, host: Host, kind: int) -> list[Datagram]:
+        return [d for d in self.network.log if d.source == host.endpoint and d.kind == kind]
+
+
+def key(number: int) -> bytes:
+    """The public key of some peer."""
+    return StaticKey(number.to_bytes(32, "big")).public_key
