@@ -6,7 +6,7 @@ import sys
 import time
 from multiprocessing import Pool
 
-from sim.storm import Outcome, run
+from sim.storm import Outcome, replay, run
 from sim.world import Broken
 
 
@@ -48,7 +48,7 @@ def attempt(seed: int) -> Outcome | str:
         return run(seed)
     except Exception as error:  # whatever it is, the seed is worth a look
         kind = "" if isinstance(error, Broken) else f"{type(error).__name__}: "
-        return f"seed {seed}: {kind}{error}"
+        return f"seed {seed}: {kind}{error}; replay: {replay(seed)}"
 
 
 if __name__ == "__main__":

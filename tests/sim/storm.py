@@ -1,6 +1,6 @@
 """A seed's story: hours in which all goes wrong, then calm, in which all must be well again.
 
-run(seed) fails with Broken when a rule is broken; `python -m sim SEED` tells the story.
+run(seed) fails with Broken when a rule is broken; replay(seed) is the command that tells the story.
 """
 
 from collections.abc import Callable
@@ -366,6 +366,11 @@ def require_rest(world: World) -> None:
     sent = world.network.sent
     world.advance(3600)
     require(world.network.sent == sent, "who is idle sends nothing")
+
+
+def replay(seed: int) -> str:
+    """How to see a seed's story, from the repository's directory."""
+    return f"PYTHONPATH=tests python -m sim {seed}"
 
 
 def run(seed: int, say: Callable[[str], None] | None = None) -> Outcome:

@@ -5,12 +5,17 @@ faster with `PYTHONPATH=tests python -m sim FIRST --count N`.
 """
 
 import os
+import shlex
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
-from fakes import FakeKeypair, FakeLoop, FakePlane
-from sim.storm import run
-from sim.world import Broken, HostClock, Monitor
+from fake_plane import FakeKeypair, FakePeer, FakePlane
+from sim.__main__ import attempt
+from sim.storm import replay, run
+from sim.world import Broken
 
 from wgpy.dataplane.plane import PeerStats
 from wgpy.peer import Peer
@@ -18,6 +23,7 @@ from wgpy.timers import Timers
 
 FIRST = int(os.environ.get("WGPY_SIM_FIRST", "0"))
 SEEDS = int(os.environ.get("WGPY_SIM_SEEDS", "150"))
+ROOT = Path(__file__).parents[2]
 SEEDS_TO_NOTICE = 60  # in which a planted fault must show
 
 
@@ -26,7 +32,7 @@ def test_a_seed_breaks_no_rule(seed: int) -> None:
     try:
         run(seed)
     except Exception as error:
-        error.add_note(f"replay: PYTHONPATH=tests python -m sim {seed}")
+        error.add_note(f"replay: {replay(seed)}")
         raise
 
 
@@ -49,11 +55,21 @@ def nothing(*arguments: object) -> None:
     return None
 
 
+seal = FakePlane._seal
+
+
+def seal_and_forget(self: FakePlane, peer: FakePeer, keypair: FakeKeypair, payload: bytes) -> None:
+    seal(self, peer, keypair, payload)
+    keypair.send_counter -= 1
+
+
 FAULTS: dict[str, tuple[type, str, Callable[..., object]]] = {
+    "a nonce is never used twice": (FakePlane, "_seal", seal_and_forget),
     "no payload is accepted twice": (FakeKeypair, "is_new", lambda self, counter: True),
     "a key older than 180 s never accepts": (FakePlane, "_age_s", lambda self, keypair: 0),
     "passes within 30 s": (Timers, "_silence_deadline", not_silent),
     "after 5 s at the earliest": (Peer, "_set_gate", nothing),
+    "no timer of": (Timers, "handshake_complete", nothing),
     "keeps no keys": (Timers, "session_derived", nothing),
     "an initiation is answered once": (Peer, "_refuse_replay", nothing),
     "a peer has three sessions": (FakePlane, "_forget", nothing),
@@ -72,18 +88,15 @@ def test_a_planted_fault_is_noticed(rule: str, monkeypatch: pytest.MonkeyPatch) 
         run_until_broken()
 
 
-def test_a_nonce_that_is_used_twice_is_noticed() -> None:
-    monitor = Monitor(FakeLoop())
-    monitor.seal(b"key", 1)
-    monitor.seal(b"key", 2)
-    monitor.seal(b"other key", 1)
-    with pytest.raises(Broken, match="nonce"):
-        monitor.seal(b"key", 1)
-
-
-def test_a_timer_that_runs_on_is_noticed() -> None:
-    clock = HostClock(FakeLoop())
-    handle = clock.call_at(2**63, lambda: None)
-    assert clock.waiting == 1
-    handle.cancel()
-    assert clock.waiting == 0
+def test_a_seed_that_fails_says_how_to_replay_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as planted:
+        planted.setattr(*FAULTS["a nonce is never used twice"])
+        with pytest.raises(Broken) as caught:
+            test_a_seed_breaks_no_rule(FIRST)
+        assert caught.value.__notes__ == [f"replay: {replay(FIRST)}"]
+        assert str(attempt(FIRST)).endswith(caught.value.__notes__[0])
+    story: list[str] = []
+    outcome = run(FIRST, story.append)
+    words = shlex.split(replay(FIRST).replace(" python ", f" {shlex.quote(sys.executable)} "))
+    told = subprocess.run(["env", *words], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert told.stdout.splitlines() == [*story, str(outcome)]
