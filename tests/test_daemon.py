@@ -1,16 +1,14 @@
 """Start and end of the process, as far as they go without an interface."""
 
-import asyncio
 import errno
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 
 import pytest
 
 from wgpy import daemon
-from wgpy.daemon import BoottimeScheduler, Options, StartError
+from wgpy.daemon import Options, StartError
 
 # A caller that goes to the background; what is appended runs in the daemon.
 BACKGROUND = "from wgpy.daemon import READY, _go_to_background; report = _go_to_background([]); "
@@ -88,25 +86,3 @@ def test_a_tun_that_cannot_be_had_is_explained(
 def test_a_given_descriptor_that_is_no_tun_is_refused() -> None:
     with open(os.devnull) as null, pytest.raises(StartError, match="WG_TUN_FD"):
         daemon._open_tun(Options("wg0", tun_fd=null.fileno()))
-
-
-def test_timers_go_by_the_clock_of_the_plane() -> None:
-    async def scenario() -> list[str]:
-        loop = asyncio.get_running_loop()
-        order: list[str] = []
-        done = asyncio.Event()
-        scheduler = BoottimeScheduler(loop, lambda: 1_000_000_000)
-
-        def note(text: str) -> Callable[[], None]:
-            return lambda: order.append(text)
-
-        scheduler.call_at(1_002_000_000, note("in 2 ms"))
-        scheduler.call_at(1_004_000_000, done.set)
-        scheduler.call_at(1_001_000_000, note("in 1 ms"))
-        scheduler.call_at(1_001_500_000, note("never")).cancel()
-        scheduler.call_at(5, note("past"))
-        order.append("returned")
-        await asyncio.wait_for(done.wait(), 10)
-        return order
-
-    assert asyncio.run(scenario()) == ["returned", "past", "in 1 ms", "in 2 ms"]

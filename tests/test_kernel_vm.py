@@ -18,7 +18,7 @@ def kernel_vm(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_help_names_every_option() -> None:
     shown = kernel_vm("--help")
     assert shown.returncode == 0
-    for option in ("--check", "--force-vm", "--timeout SECONDS", "-- COMMAND"):
+    for option in ("--check", "--force-vm", "--in-memory FILE", "--timeout SECONDS", "-- COMMAND"):
         assert option in shown.stdout
 
 
@@ -32,7 +32,14 @@ def test_check_obeys_force_vm() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [(), ("--",), ("--nonsense", "true"), ("--timeout", "soon", "true"), ("--timeout",)],
+    [
+        (),
+        ("--",),
+        ("--nonsense", "true"),
+        ("--timeout", "soon", "true"),
+        ("--timeout",),
+        ("--in-memory", "/nonexistent", "true"),
+    ],
 )
 def test_a_wrong_command_line_is_refused_before_anything_starts(arguments: tuple[str, ...]) -> None:
     refused = kernel_vm(*arguments)

@@ -21,6 +21,7 @@ ARROWS: dict[str, set[str]] = {
         "wgpy.link",
         "wgpy.notify",
         "wgpy.routes",
+        "wgpy.scheduler",
     },
     "wgpy.device": {"wgpy.peer"},
     "wgpy.peer": {"wgpy.noise", "wgpy.cookie", "wgpy.timers", PLANE},

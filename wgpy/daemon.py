@@ -30,6 +30,7 @@ from wgpy.device import Device
 from wgpy.link import Link, LinkDeletedError
 from wgpy.notify import JournalFormatter, Notifier, goes_to_journal
 from wgpy.routes import RouteWatch
+from wgpy.scheduler import BoottimeScheduler
 from wgpy.sockets import open_sockets
 from wgpy.tun import DEFAULT_MTU, Tun, adopt_tun, open_tun
 from wgpy.uapi.server import SocketFile, SocketWatch, UapiServer, open_socket
@@ -69,19 +70,6 @@ class Options:
 
 class StartError(Exception):
     """Why there is no interface: one line for the user."""
-
-
-class BoottimeScheduler:
-    """Timers of the control loop, set in nanoseconds of the plane's clock."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, now_ns: Callable[[], int]) -> None:
-        """The loop to run on and the clock to go by."""
-        self._loop = loop
-        self._now_ns = now_ns
-
-    def call_at(self, when_ns: int, callback: Callable[[], None]) -> asyncio.TimerHandle:
-        """Calls back at when_ns or just after, at the next turn of the loop if that is past."""
-        return self._loop.call_later(max(0, when_ns - self._now_ns()) / 1e9, callback)
 
 
 def run(options: Options) -> None:
@@ -149,7 +137,7 @@ async def _serve(
         workers = len(tun.fds)
         plane = stack.enter_context(contextlib.closing(_open_plane(options.aead, workers)))
         open_udp = partial(open_sockets, workers=workers, gso=options.udp_gso, gro=options.udp_gro)
-        scheduler = BoottimeScheduler(loop, plane.now_ns)
+        scheduler = stack.enter_context(contextlib.closing(BoottimeScheduler(loop)))
         device = Device(plane, open_udp, scheduler, tun.fds, tun.features)
         stack.enter_context(contextlib.closing(device))
 

@@ -1,0 +1,145 @@
+"""Timers of the control loop by CLOCK_BOOTTIME, which goes on while the machine is suspended.
+
+asyncio's own go by CLOCK_MONOTONIC, which stands still meanwhile: each deadline would come late by
+the time slept, keys would outlive REJECT_AFTER_TIME, and a NAT would have forgotten us.
+
+One timerfd is set to the earliest deadline, in absolute time.  See timerfd_create(2).
+"""
+
+import asyncio
+import ctypes
+import os
+import time
+from collections.abc import Callable
+from heapq import heapify, heappop, heappush
+from typing import Final
+
+NS_PER_S: Final = 1_000_000_000
+FEW: Final = 64  # so many may wait before it is worth while to look for cancelled ones
+
+# <sys/timerfd.h>, for Python before 3.13 has no os.timerfd_create.
+TFD_NONBLOCK: Final = os.O_NONBLOCK
+TFD_CLOEXEC: Final = os.O_CLOEXEC
+TFD_TIMER_ABSTIME: Final = 1
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _TimeSpec(ctypes.Structure):
+    """struct timespec."""
+
+    _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
+
+
+class _TimerSpec(ctypes.Structure):
+    """struct itimerspec."""
+
+    _fields_ = (("interval", _TimeSpec), ("value", _TimeSpec))
+
+
+class Timer:
+    """A call that is to come."""
+
+    __slots__ = ("callback",)
+
+    def __init__(self, callback: Callable[[], None]) -> None:
+        """Nothing has happened yet."""
+        self.callback: Callable[[], None] | None = callback  # None: called or cancelled
+
+    def cancel(self) -> None:
+        """Does not call.  Nothing happens if it has been called or cancelled."""
+        self.callback = None
+
+
+class BoottimeScheduler:
+    """Calls back on an event loop, at times in nanoseconds of CLOCK_BOOTTIME.
+
+    That is the plane's clock, except after Plane.advance_clock, which only tests use.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begins to watch the clock.  Raises OSError."""
+        self._loop = loop
+        # Cancelled ones stay in here: call_at sees to it that they do not become many.
+        self._waiting: list[tuple[int, int, Timer]] = []  # heap: when_ns, number, timer
+        self._count = 0  # so many were ever scheduled; keeps equal times in order
+        self._crowd = FEW  # len(_waiting) at which to throw out the cancelled ones
+        self._armed_ns: int | None = None  # what the timerfd is set to
+        flags = TFD_NONBLOCK | TFD_CLOEXEC
+        self._fd = _checked(_libc.timerfd_create(time.CLOCK_BOOTTIME, flags))
+        loop.add_reader(self._fd, self._expire)
+
+    def close(self) -> None:
+        """Calls nobody any more, and takes no calls."""
+        self._loop.remove_reader(self._fd)
+        os.close(self._fd)
+        self._fd = -1
+        self._armed_ns = None
+        self._waiting.clear()
+
+    def call_at(self, when_ns: int, callback: Callable[[], None]) -> Timer:
+        """Calls back at when_ns or just after, at the next turn of the loop if that is past.
+
+        What the callback raises goes to the loop's exception handler.  Raises OSError after
+        close().
+        """
+        if len(self._waiting) >= self._crowd:
+            self._throw_out_cancelled()
+        timer = Timer(callback)
+        heappush(self._waiting, (when_ns, self._count, timer))
+        self._count += 1
+        if self._armed_ns is None or when_ns < self._armed_ns:
+            self._arm(when_ns)
+        return timer
+
+    def _throw_out_cancelled(self) -> None:
+        """At most half of what is then allowed to wait is waiting, so this is seldom."""
+        self._waiting = [entry for entry in self._waiting if entry[2].callback is not None]
+        heapify(self._waiting)
+        self._crowd = max(FEW, 2 * len(self._waiting))
+
+    def _expire(self) -> None:
+        """The timerfd is readable.  What callbacks schedule is for the next turn, however early."""
+        try:
+            for timer in self._take_due(time.clock_gettime_ns(time.CLOCK_BOOTTIME)):
+                self._call(timer)
+        finally:
+            self._arm_for_next()
+
+    def _take_due(self, now_ns: int) -> list[Timer]:
+        due = []
+        while self._waiting and self._waiting[0][0] <= now_ns:
+            due.append(heappop(self._waiting)[2])
+        return due
+
+    def _call(self, timer: Timer) -> None:
+        callback, timer.callback = timer.callback, None
+        if callback is None:
+            return
+        try:
+            callback()
+        except Exception as error:
+            self._loop.call_exception_handler(
+                {"message": f"Exception in timer {callback!r}", "exception": error}
+            )
+
+    def _arm_for_next(self) -> None:
+        while self._waiting and self._waiting[0][2].callback is None:
+            heappop(self._waiting)
+        self._arm(self._waiting[0][0] if self._waiting else None)
+
+    def _arm(self, when_ns: int | None) -> None:
+        """Sets the timerfd; None is never.  It is not readable any more, unless when_ns is past."""
+        # Zero would be never.
+        seconds, nanoseconds = (0, 0) if when_ns is None else divmod(max(1, when_ns), NS_PER_S)
+        spec = _TimerSpec(value=_TimeSpec(seconds, nanoseconds))
+        _checked(_libc.timerfd_settime(self._fd, TFD_TIMER_ABSTIME, ctypes.byref(spec), None))
+        self._armed_ns = when_ns
+
+
+def _checked(result: int) -> int:
+    """What libc returned, or OSError with its errno."""
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result
