@@ -1,5 +1,6 @@
 """Start and end of the process, as far as they go without an interface."""
 
+import asyncio
 import errno
 import os
 import subprocess
@@ -81,6 +82,26 @@ def test_a_tun_that_cannot_be_had_is_explained(
     monkeypatch.setattr(daemon, "open_tun", fail)
     with pytest.raises(StartError, match=reason):
         daemon._open_tun(Options("wg0"))
+
+
+class Dying:
+    """A plane and its device; a data thread ends while control takes events."""
+
+    failure: OSError | None = None
+
+    def on_events(self) -> None:
+        self.failure = OSError(errno.EINVAL, "died")
+
+
+def test_a_data_thread_that_dies_while_events_are_taken_is_noticed() -> None:
+    async def scenario() -> None:
+        end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        dying = Dying()
+        daemon._on_plane_event(dying, dying, end)  # type: ignore[arg-type]
+        with pytest.raises(daemon.DataThreadError, match="died"):
+            end.result()
+
+    asyncio.run(scenario())
 
 
 def test_a_given_descriptor_that_is_no_tun_is_refused() -> None:

@@ -2,7 +2,7 @@
 
 Rule: everything is opened on an ExitStack in the order TUN, UAPI socket, (fork), loop, plane,
 device, UAPI server, and closed in the reverse.  A signal, a deleted interface, a removed socket and
-a dead data thread all end it the same way.
+a dead data thread all end it the same way; only the last is a failure.
 
 When the caller gets its prompt back, the interface exists, has its settings and is watched: wg-
 quick configures it, and others rename or move it, at once.  The fork comes before any thread or
@@ -70,6 +70,10 @@ class Options:
 
 class StartError(Exception):
     """Why there is no interface: one line for the user."""
+
+
+class DataThreadError(StartError):
+    """Why there is no interface any more."""
 
 
 def run(options: Options) -> None:
@@ -141,13 +145,7 @@ async def _serve(
         device = Device(plane, open_udp, scheduler, tun.fds, tun.features)
         stack.enter_context(contextlib.closing(device))
 
-        def on_plane_event() -> None:
-            if plane.failure is None:
-                device.on_events()
-            else:
-                end_because(f"data thread: {plane.failure}")
-
-        loop.add_reader(plane.event_fd, on_plane_event)
+        loop.add_reader(plane.event_fd, _on_plane_event, plane, device, end)
         stack.callback(loop.remove_reader, plane.event_fd)
         await _set_up_link(link, options)
         for endless in (
@@ -171,8 +169,29 @@ async def _serve(
             reason = await end
         except LinkDeletedError:
             reason = "interface deleted"
+        except DataThreadError as error:
+            on_end(str(error))
+            raise
         on_end(reason)
         _log.info("ends: %s", reason)
+
+
+def _on_plane_event(plane: Plane, device: Device, end: "asyncio.Future[str]") -> None:
+    """What the plane's event_fd is readable for.
+
+    A look at the failure comes last: taking events makes the event_fd silent, also about a data
+    thread that ended just then.
+    """
+    device.on_events()
+    if plane.failure is not None and not end.done():
+        end.set_exception(_cause_of_death(plane.failure))
+
+
+def _cause_of_death(failure: OSError) -> Exception:
+    """What became of the interface when a data thread ended by itself."""
+    if failure.errno == errno.EBADFD:
+        return LinkDeletedError()
+    return DataThreadError(f"a data thread died: {failure.strerror}")
 
 
 # ---- what it opens, and what to tell the user when that fails ------------------------------------

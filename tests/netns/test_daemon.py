@@ -1,7 +1,9 @@
 """The daemon's life: what holds when its caller goes on, and everything that ends it."""
 
+import errno
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -71,9 +73,10 @@ def test_everything_is_there_when_the_caller_returns(left: Side) -> None:
 
 
 def test_the_daemon_keeps_nothing_of_its_caller_open(left: Side) -> None:
-    links = (path.readlink() for path in Path(f"/proc/{daemon_pid(left)}/fd").iterdir())
-    others = {str(link) for link in links if not re.match(r"anon_inode|socket:|pipe:", str(link))}
-    assert others == {"/dev/null", "/dev/net/tun"}
+    files = Path(f"/proc/{daemon_pid(left)}/fd").iterdir()
+    named = {one for one in files if not re.match(r"anon_inode|socket:|pipe:", str(one.readlink()))}
+    expected = {Path("/dev/null").stat().st_rdev, Path("/dev/net/tun").stat().st_rdev}
+    assert {one.stat().st_rdev for one in named} == expected  # by name it fails in a chroot
 
 
 def test_a_lock_that_the_caller_held_is_free_when_the_caller_is_gone(
@@ -205,6 +208,34 @@ def test_in_the_foreground_it_stays_until_a_signal_and_reports_success(
     assert process.returncode == 0
     assert "ends: SIGTERM" in errors
     assert_ends(side)
+
+
+@pytest.mark.parametrize("state", ["up", "down"])
+def test_in_the_foreground_a_deleted_interface_is_an_end_in_order(
+    sides: tuple[Side, Side], state: str
+) -> None:
+    side = sides[0]
+    process = side.host.popen("wgpy", "-f", side.interface)
+    eventually(side.socket.exists, "the socket")
+    side.host.run("ip", "link", "set", side.interface, state)
+    side.host.run("ip", "link", "delete", side.interface)
+    _, errors = process.communicate(timeout=5)
+    assert (process.returncode, errors) == (0, "")
+    assert_ends(side)
+
+
+def test_in_the_foreground_a_data_thread_that_dies_is_a_failure(sides: tuple[Side, Side]) -> None:
+    left, right = sides
+    process = left.host.popen("wgpy", "-f", left.interface)
+    eventually(left.socket.exists, "the socket")
+    left.configure(left.settings(right))
+    _, most = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (1, most))  # poll() refuses more
+    left.host.run("ping", "-c", "1", "-W", "1", right.inner4, check=False)  # it polls again
+    _, errors = process.communicate(timeout=5)
+    assert process.returncode == 1
+    assert errors == f"wgpy: a data thread died: {os.strerror(errno.EINVAL)}\n"
+    assert_ends(left)
 
 
 # ---- link ----------------------------------------------------------------------------------------
