@@ -28,7 +28,7 @@ fi
 WGPY_RUN_PACKAGES="wireguard-tools iproute2"
 # shellcheck disable=SC2034
 WGPY_TEST_PACKAGES="wireguard-tools iproute2 wireguard-go iputils-ping iperf3 nftables tcpdump
-    procps mandoc util-linux"
+    procps mandoc util-linux systemd"
 
 wgpy_say() { printf '%s\n' "$*" >&2; }
 
