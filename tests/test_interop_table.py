@@ -1,5 +1,7 @@
 """How tests/interop records what came of its cases, and the table that is made of it."""
 
+import json
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -57,3 +59,32 @@ def test_the_table_has_a_row_for_each_case_and_a_column_for_each_peer() -> None:
         "| two | **FAIL** | not run: not there |",
         "| three | not run: not there | pass |",
     ]
+
+
+@pytest.mark.parametrize(
+    ("host", "machine", "both"),
+    [
+        ("no netem", "passed", "pass"),
+        ("no netem", "failed", "**FAIL**"),
+        ("passed", "the host will do", "pass"),
+        ("failed", "passed", "**FAIL**"),
+        ("passed", "failed", "**FAIL**"),
+        ("no netem", "the host will do", "not run: no netem"),
+    ],
+)
+def test_a_case_that_ran_anywhere_was_run_and_failed_if_it_failed_anywhere(
+    host: str, machine: str, both: str
+) -> None:
+    results = [{"peer": "wireguard-go", "cases": {"one": found}} for found in (host, machine)]
+    assert table.cases(results)[2:] == [f"| one | not run: not there | {both} |"]
+
+
+def test_what_was_recorded_on_the_host_comes_before_the_virtual_machine(tmp_path: Path) -> None:
+    for name in ("kernel-vm", "kernel"):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"peer": name}))
+    assert table.recorded(tmp_path, "kernel") == [{"peer": "kernel"}, {"peer": "kernel-vm"}]
+
+
+def test_a_peer_without_any_record_makes_no_table(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"wireguard-go\.json"):
+        table.recorded(tmp_path, "wireguard-go")

@@ -2,7 +2,8 @@
 
 usage: scripts/interop-table DIRECTORY
 
-DIRECTORY is what WGPY_INTEROP_RESULTS was when tests/interop ran: it has one file for each peer.
+DIRECTORY is what WGPY_INTEROP_RESULTS was when tests/interop ran: it has one or two files for each
+peer, of what was done on the host and in the virtual machine.
 """
 
 import json
@@ -12,12 +13,13 @@ from typing import Any
 
 TABLE = Path(__file__).parents[2] / "docs" / "interop.md"
 PEERS = {"kernel": "Linux kernel", "wireguard-go": "wireguard-go"}
+WEIGHT = {"failed": 2, "passed": 1}  # any other outcome is the reason of a skip
 HEAD = """\
 # Interoperability
 
 What the tests in `tests/interop` found, by the implementation that wgpy met.  `scripts/test` writes
 this page with `scripts/interop-table`; it is not for editing.  In the details of a case, "peer" is
-the other implementation.
+the other implementation.  What the host's kernel lacks is done in a virtual machine.
 """
 
 
@@ -27,13 +29,22 @@ def main() -> int:
         print(__doc__.strip(), file=sys.stderr)
         return 2
     try:
-        results = [json.loads(Path(sys.argv[1], f"{peer}.json").read_text()) for peer in PEERS]
-    except OSError as error:
-        print(f"interop-table: {error.filename}: {error.strerror}", file=sys.stderr)
+        results = [result for peer in PEERS for result in recorded(Path(sys.argv[1]), peer)]
+    except FileNotFoundError as error:
+        print(f"interop-table: {error}", file=sys.stderr)
         return 1
     TABLE.parent.mkdir(exist_ok=True)
     TABLE.write_text("\n".join([HEAD, *versions(results), "", *cases(results)]) + "\n")
     return 0
+
+
+def recorded(directory: Path, peer: str) -> list[dict[str, Any]]:
+    """Raises FileNotFoundError if the peer was met nowhere."""
+    files = [directory / f"{peer}.json", directory / f"{peer}-vm.json"]
+    found = [json.loads(file.read_text()) for file in files if file.exists()]
+    if not found:
+        raise FileNotFoundError(f"neither {files[0]} nor {files[1]} is there")
+    return found
 
 
 def versions(results: list[dict[str, Any]]) -> list[str]:
@@ -47,9 +58,16 @@ def versions(results: list[dict[str, Any]]) -> list[str]:
 def cases(results: list[dict[str, Any]]) -> list[str]:
     lines = [f"| case | {' | '.join(PEERS.values())} |", "| --- " * (len(PEERS) + 1) + "|"]
     for case in dict.fromkeys(case for result in results for case in result["cases"]):
-        outcomes = [shown(result["cases"].get(case, "not there")) for result in results]
+        outcomes = [shown(outcome(results, peer, case)) for peer in PEERS]
         lines.append(f"| {case} | {' | '.join(outcomes)} |")
     return lines
+
+
+def outcome(results: list[dict[str, Any]], peer: str, case: str) -> str:
+    """A failure anywhere is one, and a pass counts more than a skip; of skips, the first."""
+    runs = [result["cases"] for result in results if result["peer"] == peer]
+    outcomes = [run[case] for run in runs if case in run]
+    return max(outcomes, key=lambda one: WEIGHT.get(one, 0), default="not there")
 
 
 def shown(outcome: str) -> str:

@@ -140,6 +140,7 @@ def show(tunnel: Tunnel, is_bad: Callable[[Sequence[Datagram]], bool]) -> None:
         eventually(shows, "the impairment", TIMEOUT_S)
 
 
+@pytest.mark.netem
 @pytest.mark.parametrize("impairment", IMPAIRMENTS)
 def test_a_bad_link(tunnel: Tunnel, impairment: str) -> None:
     if not tunnel.network.has_netem():
