@@ -93,6 +93,12 @@ def test_a_refusal_does_not_hit_another_source(peer: Peer) -> None:
     assert peer.hears_from() == OTHER
 
 
+def test_an_endpoint_that_is_set_has_no_source_of_an_earlier_one(peer: Peer) -> None:
+    peer.ask(ASKED)
+    peer.plane.set_endpoint(peer.slot, replace(peer.path(ASKED), source=b"", source_ifindex=0))
+    assert peer.hears_from() == ANY
+
+
 def test_an_address_that_is_gone_is_forgotten(peer: Peer) -> None:
     peer.ask(NOT_OURS)
     assert peer.hears_from() == ANY

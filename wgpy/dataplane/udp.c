@@ -320,24 +320,6 @@ static void peer_refuse_gso(wg_device *device, const struct run *run)
     pthread_rwlock_unlock(&device->tables);
 }
 
-/* Each message of the run by itself; a message that the kernel refuses is dropped and counted. */
-static void run_send_singly(wg_device *device, struct wg_udp_sender *sender, const struct run *run,
-                            uint32_t scratch)
-{
-    uint32_t end = run->offset + run->length;
-
-    for (uint32_t at = run->offset; at < end; at += run->segment) {
-        uint32_t length = end - at < run->segment ? end - at : run->segment;
-        int error;
-
-        message_build(sender, scratch, run, at, length, 0);
-        if (messages_send(sender, endpoint_fd(sender->queue, &run->to), scratch, 1, &error) == 1)
-            wg_count(device, tx_calls, 1);
-        else
-            wg_count(device, tx_send_errors, 1);
-    }
-}
-
 /* It may be; whether it is, a try without the source tells. */
 static bool is_stale_source(int error)
 {
@@ -346,12 +328,15 @@ static bool is_stale_source(int error)
 
 static bool is_too_long(int error) { return error == EINVAL || error == EMSGSIZE; }
 
-/* From whichever address the kernel chooses; the peer's source is stale if that works. */
+/* If it may be the source that was refused: from whichever address the kernel chooses.  If that
+ * works, the peer's source is stale; else false, and why in *error. */
 static bool run_send_without_source(wg_device *device, struct wg_udp_sender *sender,
                                     const struct run *run, uint32_t i, int *error)
 {
     struct run other = *run;
 
+    if (!endpoint_has_source(&run->to) || !is_stale_source(*error))
+        return false;
     wg_endpoint_clear_source(&other.to);
     message_build(sender, i, &other, run->offset, run->length, run->count > 1 ? run->segment : 0);
     if (messages_send(sender, endpoint_fd(sender->queue, &run->to), i, 1, error) != 1)
@@ -360,12 +345,31 @@ static bool run_send_without_source(wg_device *device, struct wg_udp_sender *sen
     return true;
 }
 
+/* Each message of the run by itself; a message that the kernel refuses is dropped and counted. */
+static void run_send_singly(wg_device *device, struct wg_udp_sender *sender, const struct run *run,
+                            uint32_t scratch)
+{
+    uint32_t end = run->offset + run->length;
+    struct run one = *run;
+
+    one.count = 1;
+    for (; one.offset < end; one.offset += run->segment) {
+        int error;
+
+        one.length = end - one.offset < run->segment ? end - one.offset : run->segment;
+        message_build(sender, scratch, &one, one.offset, one.length, 0);
+        if (messages_send(sender, endpoint_fd(sender->queue, &run->to), scratch, 1, &error) == 1)
+            wg_count(device, tx_calls, 1);
+        else if (!run_send_without_source(device, sender, &one, scratch, &error))
+            wg_count(device, tx_send_errors, 1);
+    }
+}
+
 /* The kernel refused the run: do what is left to try, weakest remedy first.  i is its message. */
 static void run_recover(wg_device *device, struct wg_udp_sender *sender, const struct run *run,
                         uint32_t i, int error)
 {
-    if (endpoint_has_source(&run->to) && is_stale_source(error) &&
-        run_send_without_source(device, sender, run, i, &error))
+    if (run_send_without_source(device, sender, run, i, &error))
         return;
     if (run->count > 1 && (error == EIO || is_too_long(error))) {
         if (error == EIO)

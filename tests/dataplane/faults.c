@@ -1,0 +1,99 @@
+/* Stands between the core and the kernel, in a copy of the core that is linked with --wrap
+ * (faults.py): before each call the test's hook says how the kernel answers it.  A hook that is
+ * NULL leaves it to the kernel. */
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/udp.h>
+#include <sys/socket.h>
+
+#include "internal.h"
+
+#ifndef UDP_SEGMENT
+#define UDP_SEGMENT 103
+#endif
+
+struct fault_message {
+    uint16_t port;    /* where it goes, host order */
+    uint16_t segment; /* bytes of each datagram but the last; 0: not batched */
+};
+
+/* How many messages the kernel gets to see, or -errno. */
+int (*fault_on_sendmmsg)(const struct fault_message *messages, unsigned int count);
+/* Bit i: message i arrives truncated; or -errno. */
+int (*fault_on_recvmmsg)(void);
+/* 0, or -errno; start: the first bytes of the frame, or all of it. */
+int (*fault_on_writev)(const uint8_t *start, size_t length);
+
+int fault_set_send_counter(wg_device *device, uint32_t slot, uint64_t counter);
+int __real_sendmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags);
+int __wrap_sendmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags);
+int __real_recvmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags,
+                    struct timespec *timeout);
+int __wrap_recvmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags,
+                    struct timespec *timeout);
+ssize_t __real_writev(int fd, const struct iovec *iov, int count);
+ssize_t __wrap_writev(int fd, const struct iovec *iov, int count);
+
+static int refuse(int error)
+{
+    errno = -error;
+    return -1;
+}
+
+static struct fault_message message_read(struct msghdr *msg)
+{
+    const struct sockaddr_in *to = msg->msg_name; /* the port stands where it does in IPv6 */
+    struct fault_message message = {.port = ntohs(to->sin_port)};
+
+    for (struct cmsghdr *at = CMSG_FIRSTHDR(msg); at; at = CMSG_NXTHDR(msg, at))
+        if (at->cmsg_level == IPPROTO_UDP && at->cmsg_type == UDP_SEGMENT)
+            memcpy(&message.segment, CMSG_DATA(at), sizeof(message.segment));
+    return message;
+}
+
+int __wrap_sendmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags)
+{
+    struct fault_message seen[count];
+
+    if (fault_on_sendmmsg) {
+        for (unsigned int i = 0; i < count; i++)
+            seen[i] = message_read(&messages[i].msg_hdr);
+        int most = fault_on_sendmmsg(seen, count);
+        if (most < 0)
+            return refuse(most);
+        count = (unsigned int)most;
+    }
+    return __real_sendmmsg(fd, messages, count, flags);
+}
+
+int __wrap_recvmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags,
+                    struct timespec *timeout)
+{
+    int truncated = fault_on_recvmmsg ? fault_on_recvmmsg() : 0;
+
+    if (truncated < 0)
+        return refuse(truncated);
+    int received = __real_recvmmsg(fd, messages, count, flags, timeout);
+    for (int i = 0; i < received; i++)
+        if (truncated >> i & 1)
+            messages[i].msg_hdr.msg_flags |= MSG_TRUNC;
+    return received;
+}
+
+ssize_t __wrap_writev(int fd, const struct iovec *iov, int count)
+{
+    int error = fault_on_writev ? fault_on_writev(iov[0].iov_base, iov[0].iov_len) : 0;
+
+    return error < 0 ? refuse(error) : __real_writev(fd, iov, count);
+}
+
+/* Control's part; nobody can send so many messages. */
+int fault_set_send_counter(wg_device *device, uint32_t slot, uint64_t counter)
+{
+    struct wg_peer *peer = wg_peer_find(device, slot);
+
+    if (!peer || !peer->current)
+        return -ENOENT;
+    atomic_store(&peer->current->send_counter, counter);
+    return 0;
+}
