@@ -76,7 +76,7 @@ def open_tun(name: str, *, queues: int = 1, vnet_hdr: bool = True, offload: bool
                 if error.errno != errno.EINVAL:
                     raise
                 fds = _attach(stack, name, 1, flags)
-        tun = Tun(fds, _set_features(fds, vnet_hdr, offload))
+        tun = Tun(fds, _set_features(fds[0], vnet_hdr, offload))
         stack.pop_all()
     return tun
 
@@ -99,7 +99,7 @@ def adopt_tun(fd: int, *, offload: bool = True) -> Tun:
         raise OSError(errno.EINVAL, "not a TUN queue without packet information (IFF_NO_PI)")
     os.set_blocking(fd, False)
     os.set_inheritable(fd, False)
-    return Tun((fd,), _set_features((fd,), bool(flags & IFF_VNET_HDR), offload))
+    return Tun((fd,), _set_features(fd, bool(flags & IFF_VNET_HDR), offload))
 
 
 def interface_name(fd: int) -> str:
@@ -113,9 +113,8 @@ def _interface(fd: int) -> tuple[str, int]:
     return name.rstrip(b"\0").decode(), flags
 
 
-def _set_features(fds: tuple[int, ...], vnet_hdr: bool, offload: bool) -> Feature:
-    """Sets what all queues of the interface share, through the first."""
-    fd = fds[0]
+def _set_features(fd: int, vnet_hdr: bool, offload: bool) -> Feature:
+    """Sets what all queues of the interface share, through any of them."""
     if not vnet_hdr:
         return Feature(0)
     fcntl.ioctl(fd, TUNSETVNETHDRSZ, VNET_HDR_LEN)

@@ -93,6 +93,20 @@ class Namespace:
     def run(self, *command: str, stdin: str = "", check: bool = True) -> str:
         return run(self.argv(*command), stdin, check=check)
 
+    def refusal(self, *command: str, stdin: str = "") -> str:
+        """What a command says as it fails."""
+        done = subprocess.run(
+            self.argv(*command),
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=20,
+            env=ENVIRONMENT,
+            check=False,
+        )
+        assert done.returncode != 0
+        return done.stderr
+
     def popen(self, *command: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             self.argv(*command),

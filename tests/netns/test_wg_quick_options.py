@@ -1,12 +1,11 @@
 """What a configuration file can ask of wg-quick beside a tunnel, and wg-quick's other commands."""
 
 import shutil
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from netns.lab import ENVIRONMENT, Namespace, Side, eventually, ping, run
+from netns.lab import Namespace, Side, eventually, ping, run
 
 pytestmark = pytest.mark.skipif(
     Path("/sys/module/wireguard").exists(),
@@ -165,16 +164,7 @@ def test_hooks_find_the_interface_as_they_should(sides: tuple[Side, Side], tmp_p
 
 
 def failed_up(side: Side) -> str:
-    done = subprocess.run(
-        side.host.argv("wg-quick", "up", str(side.config)),
-        capture_output=True,
-        text=True,
-        timeout=20,
-        env=ENVIRONMENT,
-        check=False,
-    )
-    assert done.returncode != 0
-    return done.stderr
+    return side.host.refusal("wg-quick", "up", str(side.config))
 
 
 def test_a_hook_that_fails_undoes_it_all(sides: tuple[Side, Side]) -> None:

@@ -3,7 +3,7 @@
 import subprocess
 
 import pytest
-from netns.lab import ENVIRONMENT, Side, key_pair, ping, run, taken
+from netns.lab import Side, key_pair, ping, run, taken
 
 
 @pytest.fixture
@@ -23,17 +23,7 @@ def of_peer(side: Side, public_key: str, field: str) -> str:
 
 def refusal(side: Side, *command: str, stdin: str = "") -> str:
     """What wg says as it fails."""
-    done = subprocess.run(
-        side.host.argv("wg", *command),
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=20,
-        env=ENVIRONMENT,
-        check=False,
-    )
-    assert done.returncode != 0
-    return done.stderr
+    return side.host.refusal("wg", *command, stdin=stdin)
 
 
 # ---- the interface -------------------------------------------------------------------------------

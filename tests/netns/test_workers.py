@@ -1,7 +1,6 @@
 """Several data threads per direction, on queues of one TUN and sockets of one port."""
 
 import json
-import subprocess
 import sys
 
 import pytest
@@ -101,21 +100,11 @@ def test_a_port_in_use_is_still_refused_and_the_old_one_goes_on(pair: tuple[Side
     other = f"{left.interface}o"
     left.host.run("env", f"WGPY_WORKERS={WORKERS}", "wgpy", other)
     left.host.run("ip", "link", "set", other, "up")
-    refused = subprocess.run(
-        left.host.argv("wg", "set", other, "listen-port", str(left.port)),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert "Address already in use" in refused.stderr
+    refused = left.host.refusal("wg", "set", other, "listen-port", str(left.port))
+    assert "Address already in use" in refused
     with taken(left.host, 4999):
-        refused = subprocess.run(
-            left.host.argv("wg", "set", left.interface, "listen-port", "4999"),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    assert "Address already in use" in refused.stderr
+        refused = left.host.refusal("wg", "set", left.interface, "listen-port", "4999")
+    assert "Address already in use" in refused
     ping(left.host, right.inner4)
     left.set("listen-port", "4998")
     assert left.host.run("ss", "-uln").count(":4998 ") == 2 * WORKERS
