@@ -104,7 +104,8 @@ class FakePlane(Plane):
         self._owners: dict[tuple[bytes, int], int] = {}  # prefix -> slot, in order of insertion
         self._pending: dict[int, set[str]] = {}
         self._messages: deque[MessageEvent] = deque()
-        self._readable = False
+        self.readable = False  # the eventfd
+        self._polled = False  # whether a look at it is scheduled
 
     # ---- Plane: device -----------------------------------------------------------------------
 
@@ -277,6 +278,7 @@ class FakePlane(Plane):
     # ---- Plane: inboxes ----------------------------------------------------------------------
 
     def take_events(self, limit: int = 64) -> list[PendingEvent | MessageEvent]:
+        self.readable = False
         events: list[PendingEvent | MessageEvent] = []
         while self._pending and len(events) < limit:
             slot = next(iter(self._pending))
@@ -291,7 +293,14 @@ class FakePlane(Plane):
             )
         while self._messages and len(events) < limit:
             events.append(self._messages.popleft())
+        if self.waiting:
+            self._wake()
         return events
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there are events that control has not taken."""
+        return bool(self._pending or self._messages)
 
     def send_message(
         self, slot: int | None, to: Endpoint | None, data: bytes, tos: int, now_ns: int
@@ -472,14 +481,17 @@ class FakePlane(Plane):
         self._wake()
 
     def _wake(self) -> None:
-        if not self._readable:
-            self._readable = True
-            self._loop.call_soon(self._tell)
+        self.readable = True
+        if not self._polled:
+            self._polled = True
+            self._loop.call_soon(self._poll)
 
-    def _tell(self) -> None:
-        self._readable = False
-        self.on_readable()
-        if self._pending or self._messages:  # an eventfd stays readable
+    def _poll(self) -> None:
+        """What the loop does once in a turn."""
+        self._polled = False
+        if self.readable:
+            self.on_readable()
+        if self.readable:
             self._wake()
 
 

@@ -23,6 +23,8 @@ int (*fault_on_sendmmsg)(const struct fault_message *messages, unsigned int coun
 int (*fault_on_recvmmsg)(void);
 /* 0, or -errno; start: the first bytes of the frame, or all of it. */
 int (*fault_on_writev)(const uint8_t *start, size_t length);
+/* 0, or -errno. */
+int (*fault_on_read)(int fd);
 
 int fault_set_send_counter(wg_device *device, uint32_t slot, uint64_t counter);
 int __real_sendmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags);
@@ -33,6 +35,8 @@ int __wrap_recvmmsg(int fd, struct mmsghdr *messages, unsigned int count, int fl
                     struct timespec *timeout);
 ssize_t __real_writev(int fd, const struct iovec *iov, int count);
 ssize_t __wrap_writev(int fd, const struct iovec *iov, int count);
+ssize_t __real_read(int fd, void *buffer, size_t size);
+ssize_t __wrap_read(int fd, void *buffer, size_t size);
 
 static int refuse(int error)
 {
@@ -85,6 +89,13 @@ ssize_t __wrap_writev(int fd, const struct iovec *iov, int count)
     int error = fault_on_writev ? fault_on_writev(iov[0].iov_base, iov[0].iov_len) : 0;
 
     return error < 0 ? refuse(error) : __real_writev(fd, iov, count);
+}
+
+ssize_t __wrap_read(int fd, void *buffer, size_t size)
+{
+    int error = fault_on_read ? fault_on_read(fd) : 0;
+
+    return error < 0 ? refuse(error) : __real_read(fd, buffer, size);
 }
 
 /* Control's part; nobody can send so many messages. */

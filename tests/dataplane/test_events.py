@@ -3,7 +3,9 @@
 import hashlib
 import select
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from random import Random
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
@@ -27,6 +29,7 @@ from wgpy.dataplane.plane import (
 )
 
 from .ends import WAIT_S, start
+from .faults import FaultyKernel
 
 pytestmark = pytest.mark.threads
 
@@ -53,6 +56,7 @@ class Wire:
         self.tun, self.udp = start(self.plane, stack)
         self.endpoint = Endpoint(LOOPBACK, self.udp.getsockname()[1])
         self.counter = 0
+        self.session = 0  # index of the latest
         self.slot = self.add_peer(THEIR_NET)
 
     def add_peer(self, network: bytes) -> int:
@@ -65,7 +69,15 @@ class Wire:
         index = self.plane.reserve_index(self.slot)
         session = Session(KEY, KEY, index, 1, self.plane.now_ns(), initiator)
         self.plane.install_keypair(self.slot, session)
+        self.session = index
         return index
+
+    def pend(self, count: int) -> None:
+        """Leave so many handshake messages in the inbox."""
+        index = self.plane.reserve_index(self.slot)
+        for number in range(count):
+            self.udp.send(cookie_reply(index, number))
+        self.settle(self.session)
 
     def readable(self, timeout_s: float = 0) -> bool:
         return bool(select.select([self.plane.event_fd], [], [], timeout_s)[0])
@@ -311,6 +323,54 @@ def test_the_eventfd_stays_readable_while_something_is_left(wire: Wire) -> None:
         taken += wire.plane.take_events(2)
     assert len(taken) == 5
     assert wire.plane.take_events() == []
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 4, 5, 64])
+@pytest.mark.parametrize("late", [0, 1, 3, 4, 9])
+def test_what_comes_while_control_drains_its_eventfd_is_announced(
+    kernel: FaultyKernel, limit: int, late: int
+) -> None:
+    with ExitStack() as stack:
+        wire = Wire(stack)
+        wire.settle(wire.install(initiator=True))
+        assert wire.events() == [pending(wire.slot, armed=True)]
+        wire.pend(1)
+
+        def come_late(fd: int) -> int:
+            """Just before the eventfd is read."""
+            if fd == wire.plane.event_fd:
+                kernel.on_read = lambda fd: 0
+                wire.pend(late)
+            return 0
+
+        kernel.on_read = come_late
+        taken = 0
+        while wire.readable():
+            taken += len(wire.plane.take_events(limit))
+        assert taken == 1 + late
+
+
+def test_nothing_waits_in_silence_after_a_storm(wire: Wire) -> None:
+    random = Random(1)
+    index = wire.plane.reserve_index(wire.slot)
+    wire.install(initiator=True)
+
+    def storm() -> None:
+        replies = [cookie_reply(index, number) for number in range(100)]
+        for _ in range(200):
+            for reply in replies:  # so many fit the socket's buffer
+                wire.udp.send(reply)
+            wire.settle(wire.session)
+
+    taken = 0
+    with ThreadPoolExecutor(1) as pool:
+        stormy = pool.submit(storm)
+        while not stormy.done() or wire.readable():
+            if wire.readable(0.01):
+                taken += len(wire.plane.take_events(random.randrange(2, 4)))
+    stormy.result()
+    assert wire.plane.take_events() == []
+    assert taken > 0
 
 
 def test_every_message_wakes_control_that_takes_as_fast_as_it_can(wire: Wire) -> None:

@@ -27,7 +27,7 @@ from wgpy.dataplane.plane import (
 )
 
 from .ends import WAIT_S
-from .faults import FaultyCore, FaultyKernel, Message, refusing, willing
+from .faults import FaultyKernel, Message, refusing, willing
 from .packets import UDP, Packet, vnet
 
 pytestmark = pytest.mark.threads
@@ -44,22 +44,6 @@ HEADERS = 28  # IPv4 and UDP, inside
 def segment(payload: int) -> int:
     """The length of the message that carries it."""
     return payload + HEADERS + TRANSPORT_OVERHEAD
-
-
-@pytest.fixture(scope="module")
-def core(tmp_path_factory: pytest.TempPathFactory) -> FaultyCore:
-    try:
-        return FaultyCore(tmp_path_factory.mktemp("faulty"))
-    except SystemExit as missing:
-        pytest.skip(str(missing))
-
-
-@pytest.fixture
-def kernel(core: FaultyCore, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyKernel]:
-    monkeypatch.setattr("wgpy.dataplane.plane.ffi", core.ffi)
-    monkeypatch.setattr("wgpy.dataplane.plane.lib", core.lib)
-    with closing(FaultyKernel(core)) as kernel:
-        yield kernel
 
 
 class Wire:

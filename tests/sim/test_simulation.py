@@ -17,7 +17,7 @@ from sim.__main__ import attempt
 from sim.storm import replay, run
 from sim.world import Broken
 
-from wgpy.dataplane.plane import PeerStats
+from wgpy.dataplane.plane import MessageEvent, PeerStats, PendingEvent
 from wgpy.peer import Peer
 from wgpy.timers import Timers
 
@@ -63,6 +63,15 @@ def seal_and_forget(self: FakePlane, peer: FakePeer, keypair: FakeKeypair, paylo
     keypair.send_counter -= 1
 
 
+take_events = FakePlane.take_events
+
+
+def take_in_silence(self: FakePlane, limit: int = 64) -> list[PendingEvent | MessageEvent]:
+    events = take_events(self, limit)
+    self.readable = False
+    return events
+
+
 FAULTS: dict[str, tuple[type, str, Callable[..., object]]] = {
     "a nonce is never used twice": (FakePlane, "_seal", seal_and_forget),
     "no payload is accepted twice": (FakeKeypair, "is_new", lambda self, counter: True),
@@ -73,6 +82,7 @@ FAULTS: dict[str, tuple[type, str, Callable[..., object]]] = {
     "keeps no keys": (Timers, "session_derived", nothing),
     "an initiation is answered once": (Peer, "_refuse_replay", nothing),
     "a peer has three sessions": (FakePlane, "_forget", nothing),
+    "an event that waits is announced": (FakePlane, "take_events", take_in_silence),
 }
 
 

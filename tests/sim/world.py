@@ -173,6 +173,7 @@ class SimPlane(FakePlane):
             len(self.indexes) <= len(self.peers) * (KEYPAIRS + 1),
             "a peer has three sessions and one handshake at most",
         )
+        require(self.readable or not self.waiting, "an event that waits is announced")
 
     # ---- what FakePlane does, looked at ------------------------------------------------------
 

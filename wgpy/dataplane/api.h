@@ -265,7 +265,8 @@ int wg_keypairs_drop(wg_device *device, uint32_t slot);
 
 /* ---- the two inboxes ------------------------------------------------------------------------- */
 
-/* Takes up to max events, pending bits first; returns how many. */
+/* Takes up to max events, pending bits first; returns how many.  event_fd is readable afterwards if
+ * something is left. */
 int wg_events_take(wg_device *device, wg_event *events, int max);
 /* Sends a handshake message from control. to NULL: the peer's endpoint (-EDESTADDRREQ if none).
  * With a slot, counts and stamps it as an authenticated message sent. tos: the outer TOS byte. */

@@ -1,9 +1,10 @@
 /* The two inboxes: events from the data threads to control, kicks from control to the send threads.
  *
  * Kicks are of each send thread its own.  Each inbox has an eventfd.  The writer writes it, after
- * unlocking, when the inbox was empty; the reader drains it first and takes afterwards, until
- * nothing is left or the eventfd is still readable.  So whatever comes in after the last look makes
- * it readable again, and no wake-up is lost. */
+ * unlocking, when the inbox was empty; the reader drains it first and takes afterwards.  So
+ * whatever comes in after the last look makes it readable again.  A reader that leaves something
+ * behind writes it itself, for who comes then finds the inbox not empty and wakes nobody.  Thus
+ * what waits is always announced. */
 #include <errno.h>
 #include <unistd.h>
 
@@ -134,23 +135,16 @@ static int take_messages(wg_device *device, wg_event *events, int max)
     return count;
 }
 
-static int take_both(wg_device *device, wg_event *events, int max)
+int wg_events_take(wg_device *device, wg_event *events, int max)
 {
+    wg_wake_drain(device->event_fd);
     pthread_mutex_lock(&device->events_lock);
     int count = take_pending(device, events, max);
     count += take_messages(device, events + count, max - count);
+    bool left = !events_empty(device);
     pthread_mutex_unlock(&device->events_lock);
-    return count;
-}
-
-int wg_events_take(wg_device *device, wg_event *events, int max)
-{
-    int count = take_both(device, events, max);
-
-    if (count < max) { /* all taken: drain, then look once more */
-        wg_wake_drain(device->event_fd);
-        count += take_both(device, events + count, max - count);
-    }
+    if (left)
+        wg_wake(device->event_fd);
     return count;
 }
 

@@ -496,7 +496,7 @@ class Plane:
     def take_events(self, limit: int = 64) -> list[PendingEvent | MessageEvent]:
         """Take up to `limit` events, pending bits first.
 
-        event_fd stays readable until a call has found fewer than `limit`.
+        event_fd is readable afterwards if something is left.
         """
         events = ffi.new("wg_event[]", limit)
         count = lib.wg_events_take(self._device, events, limit)

@@ -1,0 +1,44 @@
+"""Anybody who knows a public key can send initiations with a right mac1, and nothing else of it."""
+
+import subprocess
+import sys
+from base64 import b64decode
+from hashlib import blake2s
+from random import Random
+
+from netns.lab import Side, ping
+
+from wgpy.cookie import mac1_key
+
+# Sends messages of 148 bytes from stdin, in bursts too small to count as load (5.3); argv: address,
+# port.
+BURSTS = """
+import itertools, random, socket, sys, time
+data = sys.stdin.buffer.read()
+junk = itertools.cycle([data[at : at + 148] for at in range(0, len(data), 148)])
+with socket.socket(type=socket.SOCK_DGRAM) as s:
+    s.connect((sys.argv[1], int(sys.argv[2])))
+    for _ in range(200):
+        for _ in range(random.randrange(66, 130)):
+            s.send(next(junk))
+        time.sleep(0.025)
+"""
+MESSAGES = 512
+
+
+def junk(responder_key: str) -> bytes:
+    """Initiations that cost the responder a Diffie-Hellman each, before it can tell."""
+    random = Random(1)
+    key, messages = mac1_key(b64decode(responder_key)), []
+    for _ in range(MESSAGES):
+        body = b"\x01\0\0\0" + random.randbytes(112)
+        messages.append(body + blake2s(body, key=key, digest_size=16).digest() + bytes(16))
+    return b"".join(messages)
+
+
+def test_junk_does_not_make_it_deaf(tunnel: tuple[Side, Side]) -> None:
+    left, right = tunnel
+    target = right.host.outer4, str(right.port)
+    flood = left.host.argv(sys.executable, "-c", BURSTS, *target)
+    subprocess.run(flood, input=junk(right.public_key), timeout=60, check=True)
+    ping(left.host, right.inner4)
