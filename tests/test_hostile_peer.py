@@ -508,12 +508,13 @@ def test_payload_of_a_source_that_is_not_allowed_roams_all_the_same(duel: Duel) 
 
 # ---- marks ---------------------------------------------------------------------------------------
 
-# RFC 6040, figure 4: by what the packet had and what its message has on arrival; None: dropped.
-DECAPSULATED: dict[tuple[int, int], int | None] = {
+# RFC 6040, figure 4: by what the packet had and what its message has on arrival.  But for one: of
+# congestion on a packet that cannot carry the mark it says to drop; the kernel module does not.
+DECAPSULATED = {
     (NOT_ECT, NOT_ECT): NOT_ECT,
     (NOT_ECT, ECT0): NOT_ECT,
     (NOT_ECT, ECT1): NOT_ECT,
-    (NOT_ECT, CE): None,
+    (NOT_ECT, CE): NOT_ECT,
     (ECT0, NOT_ECT): ECT0,
     (ECT0, ECT0): ECT0,
     (ECT0, ECT1): ECT1,
@@ -537,16 +538,12 @@ MARKS = {
 def test_marks_on_the_way_come_in_as_rfc_6040_has_it(duel: Duel, family: int) -> None:
     link = duel.session()
     level, option, _ = MARKS[family]
-    dropped = 0
     for (inner, outer), expected in DECAPSULATED.items():
         duel.peer.sockets[family].setsockopt(level, option, outer)
         duel.peer.send(link.seal(duel.inner(b"payload", tos=EXPEDITED | inner)), family)
-        if expected is None:
-            dropped += 1
-            duel.until_counted("rx_malformed", dropped)
-        else:
-            wanted = duel.inner(b"payload", tos=EXPEDITED | expected)
-            assert duel.next_frame() == wanted, (inner, outer)
+        wanted = duel.inner(b"payload", tos=EXPEDITED | expected)
+        assert duel.next_frame() == wanted, (inner, outer)
+    duel.until_counted("rx_ecn_ignored", 1)
 
 
 @pytest.mark.parametrize("family", [V4, V6], ids=["ipv4", "ipv6"])

@@ -112,5 +112,6 @@ def test_congestion_on_the_way_is_seen_inside(tunnel: Tunnel, receiver: str, out
     try:
         for inside in (4, 6):
             assert one_packet(source, target, inside, EXPEDITED | ECT0) == EXPEDITED | CE
+            assert one_packet(source, target, inside, EXPEDITED) == EXPEDITED  # not lost
     finally:
         router.run("nft", "flush", "ruleset")

@@ -174,6 +174,7 @@ typedef struct {
     uint64_t rx_replayed;       /* counter seen or too old */
     uint64_t rx_not_allowed;    /* inner source not in the peer's allowed IPs */
     uint64_t rx_malformed;      /* decrypted, but no IP packet or a wrong length */
+    uint64_t rx_ecn_ignored;    /* came marked with congestion, but cannot carry the mark */
     uint64_t rx_packets;        /* inner packets opened */
     uint64_t rx_datagrams;      /* UDP datagrams (GRO receives count each segment) */
     uint64_t rx_calls;          /* recvmmsg messages */

@@ -258,19 +258,19 @@ static void ecn_set(uint8_t *ip, uint8_t ecn)
         ip[1] = (uint8_t)((ip[1] & ~(ECN_MASK << 4)) | ecn << 4);
 }
 
-/* RFC 6040, section 4.2: marks on the outside move in; congestion on a packet that cannot carry the
- * mark means drop. Returns false to drop. */
-static bool ecn_decapsulate(uint8_t *ip, uint8_t outer_tos)
+/* RFC 6040, section 4.2: marks on the outside move in.  Of congestion on a packet that cannot carry
+ * the mark it says to drop; as the kernel module does, the packet goes on as it is, or a middlebox
+ * that sets both bits of all it sees would be the end of the tunnel. */
+static void ecn_decapsulate(wg_device *device, uint8_t *ip, uint8_t outer_tos)
 {
     uint8_t inner = ecn_get(ip), outer = outer_tos & ECN_MASK;
 
     if (wg_likely(outer < ECN_CE && outer != ECN_ECT1))
-        return true;
-    if (!inner)
-        return outer != ECN_CE;
-    if (outer > inner || (outer == ECN_ECT1 && inner == ECN_ECT0))
+        return;
+    if (!inner && outer == ECN_CE)
+        wg_count(device, rx_ecn_ignored, 1);
+    else if (inner && (outer > inner || (outer == ECN_ECT1 && inner == ECN_ECT0)))
         ecn_set(ip, outer);
-    return true;
 }
 
 static void receive_inner(struct receive_worker *worker, struct wg_peer *peer, uint8_t *ip,
@@ -287,10 +287,7 @@ static void receive_inner(struct receive_worker *worker, struct wg_peer *peer, u
         wg_count(device, rx_not_allowed, 1);
         return;
     }
-    if (!ecn_decapsulate(ip, outer_tos)) {
-        wg_count(device, rx_malformed, 1);
-        return;
-    }
+    ecn_decapsulate(device, ip, outer_tos);
     if (wg_gro_add(worker->gro, ip, length))
         wg_count(device, rx_tun_errors, 1);
 }
