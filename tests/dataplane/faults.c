@@ -25,6 +25,8 @@ int (*fault_on_recvmmsg)(void);
 int (*fault_on_writev)(const uint8_t *start, size_t length);
 /* 0, or -errno. */
 int (*fault_on_read)(int fd);
+/* 0, or -errno. */
+int (*fault_on_poll)(unsigned int count, int timeout_ms);
 
 int fault_set_send_counter(wg_device *device, uint32_t slot, uint64_t counter);
 int __real_sendmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags);
@@ -37,6 +39,8 @@ ssize_t __real_writev(int fd, const struct iovec *iov, int count);
 ssize_t __wrap_writev(int fd, const struct iovec *iov, int count);
 ssize_t __real_read(int fd, void *buffer, size_t size);
 ssize_t __wrap_read(int fd, void *buffer, size_t size);
+int __real_poll(struct pollfd *fds, nfds_t count, int timeout_ms);
+int __wrap_poll(struct pollfd *fds, nfds_t count, int timeout_ms);
 
 static int refuse(int error)
 {
@@ -96,6 +100,13 @@ ssize_t __wrap_read(int fd, void *buffer, size_t size)
     int error = fault_on_read ? fault_on_read(fd) : 0;
 
     return error < 0 ? refuse(error) : __real_read(fd, buffer, size);
+}
+
+int __wrap_poll(struct pollfd *fds, nfds_t count, int timeout_ms)
+{
+    int error = fault_on_poll ? fault_on_poll((unsigned int)count, timeout_ms) : 0;
+
+    return error < 0 ? refuse(error) : __real_poll(fds, count, timeout_ms);
 }
 
 /* Control's part; nobody can send so many messages. */

@@ -14,13 +14,14 @@ from wgpy.dataplane.plane import Plane
 
 HERE = Path(__file__).resolve().parent
 DATAPLANE = HERE.parent.parent / "wgpy/dataplane"
-WRAPPED = ("sendmmsg", "recvmmsg", "writev", "read")
+WRAPPED = ("sendmmsg", "recvmmsg", "writev", "read", "poll")
 CDEF = """
 struct fault_message { uint16_t port; uint16_t segment; };
 extern int (*fault_on_sendmmsg)(const struct fault_message *messages, unsigned int count);
 extern int (*fault_on_recvmmsg)(void);
 extern int (*fault_on_writev)(const uint8_t *start, size_t length);
 extern int (*fault_on_read)(int fd);
+extern int (*fault_on_poll)(unsigned int count, int timeout_ms);
 int fault_set_send_counter(wg_device *device, uint32_t slot, uint64_t counter);
 """
 
@@ -96,6 +97,7 @@ class FaultyKernel:
         self.on_receive: Callable[[], int] = lambda: 0  # bit i: message i is truncated; or -errno
         self.on_write: Callable[[bytes], int] = lambda start: 0  # of a frame; 0 or -errno
         self.on_read: Callable[[int], int] = lambda fd: 0  # of any descriptor; 0 or -errno
+        self.on_poll: Callable[[int, int], int] = lambda count, timeout_ms: 0  # 0 or -errno
         self.sends: list[list[Message]] = []  # of each sendmmsg
         self._core = core
         self._hooks = {
@@ -103,6 +105,7 @@ class FaultyKernel:
             "recvmmsg": self._hook("int(void)", self._receive),
             "writev": self._hook("int(const uint8_t *, size_t)", self._write),
             "read": self._hook("int(int)", self._read),
+            "poll": self._hook("int(unsigned int, int)", self._poll),
         }
         for name in WRAPPED:
             setattr(core.lib, f"fault_on_{name}", self._hooks[name])
@@ -132,3 +135,6 @@ class FaultyKernel:
 
     def _read(self, fd: int) -> int:
         return self.on_read(fd)
+
+    def _poll(self, count: int, timeout_ms: int) -> int:
+        return self.on_poll(count, timeout_ms)

@@ -54,12 +54,12 @@ class Wire:
 
     def __init__(self, stack: ExitStack) -> None:
         self.plane = stack.enter_context(closing(Plane()))
-        self.tun, self._lent_tun = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.tun, self.lent_tun = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.lent_udp, *self.peers = (socket.socket(type=socket.SOCK_DGRAM) for _ in range(4))
-        for end in (self.tun, self._lent_tun, self.lent_udp, *self.peers):
+        for end in (self.tun, self.lent_tun, self.lent_udp, *self.peers):
             stack.enter_context(end)
         stack.callback(self.plane.stop)
-        for lent in (self._lent_tun, self.lent_udp):
+        for lent in (self.lent_tun, self.lent_udp):
             lent.setblocking(False)
         for end in (self.tun, *self.peers):
             end.settimeout(WAIT_S)
@@ -89,7 +89,7 @@ class Wire:
         return index
 
     def start(self, features: Feature = FEATURES | Feature.UDP_GSO) -> None:
-        queue = Queue(self._lent_tun.fileno(), self.lent_udp.fileno(), -1)
+        queue = Queue(self.lent_tun.fileno(), self.lent_udp.fileno(), -1)
         self.plane.start(PlaneIO((queue,), features))
 
     # ---- out

@@ -162,6 +162,7 @@ typedef struct {
     uint64_t tx_cookie_replies; /* cookie replies sent */
     uint64_t tx_packets;        /* inner packets sealed */
     uint64_t tx_frames;         /* TUN reads */
+    uint64_t tx_tun_errors;     /* TUN reads that failed */
     uint64_t tx_datagrams;      /* UDP datagrams (GSO sends count each segment) */
     uint64_t tx_calls;          /* sendmmsg messages handed to the kernel */
     uint64_t rx_invalid;        /* datagrams of wrong size or type */
@@ -178,6 +179,7 @@ typedef struct {
     uint64_t rx_packets;        /* inner packets opened */
     uint64_t rx_datagrams;      /* UDP datagrams (GRO receives count each segment) */
     uint64_t rx_calls;          /* recvmmsg messages */
+    uint64_t rx_socket_errors;  /* recvmmsg calls that failed */
     uint64_t rx_tun_writes;     /* frames written to the TUN */
     uint64_t rx_tun_errors;     /* packets the TUN refused */
     uint64_t rx_events_dropped; /* handshake messages lost to a full ring */
@@ -207,7 +209,8 @@ void wg_device_counters(const wg_device *device, wg_counters *counters);
 /* Data threads: start publishes io and clears the stop flag, then each thread calls one run
  * function (GIL released) and stays in it until stop or a dead descriptor.  worker is below the
  * device's workers and unique per direction.  run returns 0 after stop, else -errno (-EBADFD: the
- * TUN device is gone). */
+ * TUN device is gone; -EBADF: a descriptor is; -ENOMEM: it could not begin).  Nothing else ends it:
+ * an error is counted, and after many in a row there is a pause. */
 int wg_device_start(wg_device *device, const wg_io *io);
 void wg_device_stop(wg_device *device);
 int wg_send_run(wg_device *device, uint32_t worker);

@@ -28,6 +28,18 @@ void wg_wake_drain(int fd)
     (void)got; /* nothing to drain is fine */
 }
 
+void wg_poll(struct pollfd *fds, uint32_t count, int timeout_ms)
+{
+    const struct timespec pause = {.tv_nsec = WG_PAUSE_MS * 1000000L};
+
+    if (poll(fds, count, timeout_ms) >= 0)
+        return;
+    if (errno != EINTR)
+        nanosleep(&pause, NULL);
+    for (uint32_t i = 0; i < count; i++)
+        fds[i].revents = fds[i].events;
+}
+
 /* ---- events: data threads -> control --------------------------------------------------------- */
 
 static bool events_empty(const wg_device *device)

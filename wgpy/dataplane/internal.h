@@ -18,6 +18,7 @@
 #endif
 #include <linux/virtio_net.h>
 #include <openssl/types.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -316,6 +317,13 @@ struct wg_peer *wg_kick_take(wg_device *device, uint32_t worker, uint32_t *kinds
 void wg_kick_forget(struct wg_peer *peer);
 void wg_wake(int fd); /* makes an eventfd readable */
 void wg_wake_drain(int fd);
+
+/* A descriptor that does nothing but fail must not take a core: after so many failures in a row,
+ * wait so long for the wake eventfd alone. */
+#define WG_FAILURES_IN_A_ROW 128
+#define WG_PAUSE_MS          10
+/* poll(2), but it cannot fail: then all are said to be ready, after a pause. */
+void wg_poll(struct pollfd *fds, uint32_t count, int timeout_ms);
 
 /* ---- cookie.c: what makes a handshake message worth an answer
  * ------------------------------------------------ */

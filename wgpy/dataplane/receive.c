@@ -11,7 +11,6 @@
  *
  * Every datagram is hostile until its tag is right, and its content even then. */
 #include <errno.h>
-#include <poll.h>
 #include <stdlib.h>
 
 #include "internal.h"
@@ -28,6 +27,7 @@ struct receive_worker {
     wg_device *device;
     uint32_t index; /* of the worker */
     uint64_t now_ns;
+    uint32_t failures; /* receives in a row that failed */
     struct wg_udp_receiver *receiver;
     struct wg_cookie_checker *cookies;
     struct wg_gro *gro;
@@ -380,15 +380,26 @@ static int write_frames(struct receive_worker *worker)
     return error == -EBADFD ? error : 0;
 }
 
-/* Returns the number of trains, -EAGAIN when the socket is empty, -EBADFD when the TUN is gone. Any
- * other socket error is a report about some earlier datagram and says nothing about the socket. */
+/* Most socket errors are a report about some earlier datagram and say nothing about the socket. */
+static int receive_failed(struct receive_worker *worker, int error)
+{
+    if (error == -EAGAIN || error == -EBADF)
+        return error;
+    wg_count(worker->device, rx_socket_errors, 1);
+    worker->failures++;
+    return -EAGAIN;
+}
+
+/* Returns the number of trains, -EAGAIN when the socket is empty or failed, -EBADF or -EBADFD when
+ * it or the TUN is gone. */
 static int receive_batch(struct receive_worker *worker, int fd)
 {
     wg_device *device = worker->device;
     int count = wg_udp_receive(worker->receiver, fd, worker->trains, WG_UDP_RECEIVE_SLOTS);
 
     if (count <= 0)
-        return count == -EBADF ? count : -EAGAIN;
+        return receive_failed(worker, count ? count : -EAGAIN);
+    worker->failures = 0;
     worker->now_ns = wg_device_now_ns(device);
     wg_gro_reset(worker->gro, device->io.features);
     pthread_rwlock_rdlock(&device->tables);
@@ -422,8 +433,10 @@ static int receive_loop(struct receive_worker *worker)
                             {.fd = device->receive_wake_fd, .events = POLLIN}};
 
     while (!atomic_load(&device->stopping)) {
-        if (poll(fds, 3, -1) < 0 && errno != EINTR)
-            return -errno;
+        bool failing = worker->failures >= WG_FAILURES_IN_A_ROW;
+        if (failing)
+            worker->failures = 0;
+        wg_poll(failing ? fds + 2 : fds, failing ? 1 : 3, failing ? WG_PAUSE_MS : -1);
         for (int i = 0; i < 2; i++) {
             int error = fds[i].fd >= 0 && fds[i].revents ? receive_socket(worker, fds[i].fd) : 0;
             if (error)

@@ -12,7 +12,6 @@
  * anew, so no pointer outlives a lock. */
 #include <errno.h>
 #include <openssl/crypto.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -25,6 +24,7 @@ struct send_worker {
     uint32_t index; /* of the worker */
     int tun_fd;     /* its queue */
     uint64_t now_ns;
+    uint32_t failures; /* reads in a row that failed */
     struct wg_udp_sender *sender;
     uint8_t *frame; /* one TUN frame, and room for the last packet's padding */
 };
@@ -275,16 +275,36 @@ static void send_frame(struct send_worker *worker, size_t length)
         answer_unreachable(worker, &frame);
 }
 
+static bool is_gone(int error) { return error == -EBADFD || error == -EBADF; }
+
+/* One packet may be unreadable - Linux says EINVAL for a kind of super-packet that its header has
+ * no name for - and the next is not.  Returns 0 to read on, else why not. */
+static int read_failed(struct send_worker *worker, int error)
+{
+    if (error == -EAGAIN || is_gone(error))
+        return error;
+    wg_count(worker->device, tx_tun_errors, 1);
+    if (++worker->failures < WG_FAILURES_IN_A_ROW)
+        return 0;
+    worker->failures = 0;
+    return error;
+}
+
 /* Reads and seals until the TUN is empty or the batch is full. */
 static int send_frames(struct send_worker *worker)
 {
-    for (int i = 0; i < FRAMES_PER_BATCH; i++) {
+    int error = 0;
+
+    for (int i = 0; i < FRAMES_PER_BATCH && !error; i++) {
         ssize_t length = wg_tun_read(worker->tun_fd, worker->frame, WG_VNET_HDR_LEN + WG_FRAME_MAX);
-        if (length < 0)
-            return (int)length;
+        if (length < 0) {
+            error = read_failed(worker, (int)length);
+            continue;
+        }
+        worker->failures = 0;
         send_frame(worker, (size_t)length);
     }
-    return 0;
+    return error;
 }
 
 /* ---- 2. kicked ------------------------------------------------------------------------------- */
@@ -329,17 +349,16 @@ static void send_kicked(struct send_worker *worker)
 
 /* ---- 1. poll --------------------------------------------------------------------------------- */
 
-static int send_wait(struct send_worker *worker)
+/* For a frame, unless reading fails, and then for a moment; either way for control. */
+static void send_wait(struct send_worker *worker, bool failing)
 {
     int wake_fd = worker->device->send_wake_fds[worker->index];
-    struct pollfd fds[2] = {{.fd = worker->tun_fd, .events = POLLIN},
+    struct pollfd fds[2] = {{.fd = failing ? -1 : worker->tun_fd, .events = POLLIN},
                             {.fd = wake_fd, .events = POLLIN}};
 
-    if (poll(fds, 2, -1) < 0 && errno != EINTR)
-        return -errno;
+    wg_poll(fds, 2, failing ? WG_PAUSE_MS : -1);
     if (fds[1].revents)
         wg_wake_drain(wake_fd);
-    return 0;
 }
 
 static int send_loop(struct send_worker *worker)
@@ -348,13 +367,13 @@ static int send_loop(struct send_worker *worker)
     int error = 0;
 
     while (!atomic_load(&device->stopping)) {
-        if (error == -EAGAIN && (error = send_wait(worker)))
-            return error;
+        if (error)
+            send_wait(worker, error != -EAGAIN);
         worker->now_ns = wg_device_now_ns(device);
         send_kicked(worker);
         error = send_frames(worker);
         wg_udp_flush(device, worker->sender);
-        if (error && error != -EAGAIN)
+        if (is_gone(error))
             return error;
     }
     return 0;
