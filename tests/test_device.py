@@ -126,6 +126,7 @@ def test_another_private_key_ends_the_sessions(world: World) -> None:
     world.converse()
     other = Host(world.loop, world.network, 3)
     world.b.configure(PeerChange(other.public_key))
+    world.loop.advance(1)
     world.a.configure(private_key=other.private_key)
     world.a.send(b"who am I?")
     world.loop.run()

@@ -311,6 +311,23 @@ def test_a_retry_waits_for_5_s_after_a_response(world: World) -> None:
     assert len(world.sent_by(world.a, MESSAGE_INITIATION)) == 2
 
 
+def test_an_initiation_after_a_flap_is_no_retry(world: World) -> None:
+    sticky = replace(world.b.endpoint, source=b"\xc0\x00\x02\x01", source_ifindex=2)
+    world.a.plane.set_endpoint(0, sticky)
+    world.network.lose = lambda datagram: True
+    world.a.send(b"ping")
+    world.loop.run()
+    world.a.device.down()
+    world.a.device.up()
+    world.a.send(b"ping")
+    world.loop.advance(1)
+    assert world.count(MESSAGE_INITIATION) == 2
+    assert world.a.state.stats.endpoint is not None
+    assert world.a.state.stats.endpoint.source
+    world.loop.advance(200)
+    assert world.count(MESSAGE_INITIATION) == 2 + MAX_RETRIES
+
+
 def test_payload_is_answered_by_a_keepalive_after_10_s(world: World) -> None:
     world.converse()
     world.a.send(b"ping")

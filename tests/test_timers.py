@@ -125,6 +125,15 @@ def test_a_retry_can_be_postponed(timers: Timers) -> None:
     timers.due(NO_TRAFFIC, NOW + 6 * S)
     timers.handshake_postponed(NOW + 9 * S)
     assert timers.deadline(NO_TRAFFIC) == NOW + 9 * S
+    assert timers.due(NO_TRAFFIC, NOW + 9 * S) == [Action.POSTPONED_HANDSHAKE]
+
+
+def test_what_was_postponed_is_no_retry(timers: Timers) -> None:
+    timers.handshake_postponed(NOW)
+    assert timers.due(NO_TRAFFIC, NOW) == [Action.POSTPONED_HANDSHAKE]
+    assert timers.due(NO_TRAFFIC, NOW) == []
+    retries, _ = repeat_until_given_up(timers, NO_TRAFFIC)
+    assert retries == MAX_RETRIES
 
 
 # ---- passive keepalive ---------------------------------------------------------------------------

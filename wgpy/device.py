@@ -108,6 +108,7 @@ class Device:
         self._fwmark = 0
         self._peers: dict[bytes, Peer] = {}  # by public key, in order of creation
         self._peers_by_slot: dict[int, Peer] = {}
+        self._forgotten_ns = 0  # when the last initiation went to a peer that was removed since
 
         self._up = False
         self._bound: BoundSockets | None = None  # None while down, or when up() found no port
@@ -222,13 +223,13 @@ class Device:
         self._refuse_too_many_peers(change)
         bound = self._prepare_sockets(change)
 
-        self._apply_sockets(change, bound)
+        now_ns = self._plane.now_ns()
+        self._apply_sockets(change, bound, now_ns)
         if change.replace_peers:
             for peer in list(self._peers.values()):
                 self._remove_peer(peer)
         if change.private_key is not None:
             self._become(change.private_key)
-        now_ns = self._plane.now_ns()
         for section in change.peers:
             self._apply_peer(section, now_ns)
         self._start_peers()  # those that are new
@@ -261,7 +262,7 @@ class Device:
             return False
         return self._bound is None or change.listen_port != self._listen_port
 
-    def _apply_sockets(self, change: DeviceChange, bound: BoundSockets | None) -> None:
+    def _apply_sockets(self, change: DeviceChange, bound: BoundSockets | None, now_ns: int) -> None:
         before = (self._listen_port, self._fwmark)
         if change.fwmark is not None:
             self._fwmark = change.fwmark
@@ -272,6 +273,8 @@ class Device:
         if (self._listen_port, self._fwmark) != before:
             for peer in self._peers.values():
                 self._plane.clear_source(peer.slot)
+                if bound is not None:
+                    peer.port_changed(now_ns)
 
     def _become(self, private_key: bytes) -> None:
         """Take another identity; the same is no change."""
@@ -318,7 +321,7 @@ class Device:
         return self._identity is not None and self._identity.public_key == public_key
 
     def _add_peer(self, public_key: bytes) -> Peer:
-        peer = Peer(public_key, self._identity, self._around)
+        peer = Peer(public_key, self._identity, self._around, self._forgotten_ns)
         self._peers[public_key] = peer
         self._peers_by_slot[peer.slot] = peer
         return peer
@@ -326,6 +329,7 @@ class Device:
     def _remove_peer(self, peer: Peer) -> None:
         del self._peers[peer.public_key]
         del self._peers_by_slot[peer.slot]
+        self._forgotten_ns = max(self._forgotten_ns, peer.initiated_ns)
         peer.close()
 
     # ---- events ------------------------------------------------------------------------------

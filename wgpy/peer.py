@@ -1,7 +1,10 @@
 """One peer: its keys, its handshake and its timers.  Packets, sessions and counters are in C.
 
 A handshake message of ours opens the way at most once per REKEY_TIMEOUT: `gate`, which C knows too,
-so that traffic without a session asks only when there is something to be done.
+so that traffic without a session asks only when there is something to be done.  When the link goes
+down the gate opens, for what comes up has no session and starts at once.  But the peer does not
+forget: it refuses an initiation right after another, and we would wait for an answer until the
+gate opens again.  So an initiation waits for as long as that (OWN_INITIATION_INTERVAL_NS).
 
 Unlike the kernel, our own initiation stays open while we answer the peer's: when both sides start
 at once, both sessions come to be, and nobody waits for a retry.
@@ -33,6 +36,9 @@ from wgpy.timers import NS_PER_S, REKEY_TIMEOUT_NS, Action, Timers
 # Implementation constants, as the Linux kernel has them.
 HANDSHAKE_TOS: Final = 0x88  # AF41: handshakes should get through when data does not
 INITIATION_INTERVAL_NS: Final = NS_PER_S // 50  # a peer's initiations are read at most so often
+# Twice that, for the way takes not always the same time.  It is longer than timestamps are coarse
+# as well (tai64n), so whatever the wall clock does, each is greater than the one before.
+OWN_INITIATION_INTERVAL_NS: Final = 2 * INITIATION_INTERVAL_NS
 
 _logger = logging.getLogger("wgpy.device")
 
@@ -79,6 +85,7 @@ class Peer:
         "_running",
         "_timers",
         "_wall_offset_ns",
+        "initiated_ns",
         "last_handshake_ns",
         "preshared_key",
         "public_key",
@@ -89,9 +96,20 @@ class Peer:
     slot: int
     preshared_key: bytes  # ZERO_KEY: none
     last_handshake_ns: int  # wall clock; 0: never
+    initiated_ns: int  # when our last initiation went out, 0: never; whatever else is forgotten
 
-    def __init__(self, public_key: bytes, local: StaticKey | None, around: Surroundings) -> None:
-        """Take a slot in the data plane; `local` is our identity, if there is one."""
+    def __init__(
+        self,
+        public_key: bytes,
+        local: StaticKey | None,
+        around: Surroundings,
+        initiated_ns: int = 0,
+    ) -> None:
+        """Take a slot in the data plane; `local` is our identity, if there is one.
+
+        `initiated_ns` tells when an initiation may have gone to this peer, before it was removed.
+        """
+        self.initiated_ns = initiated_ns
         self.public_key = public_key
         self.preshared_key = ZERO_KEY
         self.last_handshake_ns = 0
@@ -179,6 +197,12 @@ class Peer:
             self._send_persistent_keepalive(now_ns)
             self._arm()  # for all others, the first handshake does it
 
+    def port_changed(self, now_ns: int) -> None:
+        """Start anew what is in progress: it would be answered to the port that we had before."""
+        if now_ns < self._gate_ns:
+            self._set_gate(0)
+            self.send_staged()
+
     def send_staged(self) -> None:
         """Try again to send what waits, for the configuration may have made it possible."""
         if self._running:
@@ -264,8 +288,16 @@ class Peer:
             raise BadMessage("initiations in too quick a succession")
 
     def _initiate(self, now_ns: int) -> None:
-        """Send an initiation (5.4.2), unless the gate is shut or the peer cannot be reached."""
+        """Send an initiation (5.4.2), unless the gate is shut or the peer cannot be reached.
+
+        It is sent later if the peer would refuse it now.
+        """
         if now_ns < self._gate_ns or self._plane.stats(self.slot).endpoint is None:
+            return
+        acceptable_ns = self.initiated_ns + OWN_INITIATION_INTERVAL_NS
+        if now_ns < acceptable_ns:
+            self._set_gate(acceptable_ns)
+            self._timers.handshake_postponed(acceptable_ns)
             return
         self._set_gate(now_ns + REKEY_TIMEOUT_NS)
         try:
@@ -274,6 +306,7 @@ class Peer:
             _logger.debug("%s: no handshake: %s", self, error)
             return
         _logger.debug("%s: sending an initiation", self)
+        self.initiated_ns = now_ns
         self._send_handshake(message, now_ns)
         self._timers.handshake_initiated(now_ns)
 
@@ -354,12 +387,14 @@ class Peer:
                 self._initiate(now_ns)
             case Action.RETRY_HANDSHAKE:
                 self._plane.clear_source(self.slot)
-                self._retry(now_ns)
+                self._initiate_or_postpone(now_ns)
+            case Action.POSTPONED_HANDSHAKE:
+                self._initiate_or_postpone(now_ns)
             case Action.GIVE_UP_HANDSHAKE:
                 _logger.debug("%s: no answer to any initiation, giving up", self)
                 self._plane.drop_staged(self.slot)
 
-    def _retry(self, now_ns: int) -> None:
+    def _initiate_or_postpone(self, now_ns: int) -> None:
         if now_ns < self._gate_ns:  # a response of ours went out since
             self._timers.handshake_postponed(self._gate_ns)
         else:

@@ -38,6 +38,7 @@ class Action(enum.Enum):
     REARM_KEEPALIVE = enum.auto()  # with SEND_KEEPALIVE: payload came during the wait as well
     NEW_HANDSHAKE = enum.auto()  # nothing came back for too long
     RETRY_HANDSHAKE = enum.auto()  # the initiation was not answered
+    POSTPONED_HANDSHAKE = enum.auto()  # the initiation may be sent now
     GIVE_UP_HANDSHAKE = enum.auto()  # nor were its repetitions: drop what is staged
 
 
@@ -47,6 +48,7 @@ class Timers:
     __slots__ = (
         "_keepalive_served_ns",
         "_persistent_since_ns",
+        "_postponed",
         "_randbelow",
         "_retransmit_ns",
         "_retries",
@@ -63,6 +65,7 @@ class Timers:
         self._randbelow = randbelow
         self.persistent_keepalive_s = 0
         self._retransmit_ns: int | None = None
+        self._postponed = False  # whether that is for an initiation that has not been sent yet
         self._retries = 0
         self._zero_keys_ns: int | None = None
         self._persistent_since_ns = 0
@@ -79,10 +82,12 @@ class Timers:
     def handshake_initiated(self, now_ns: int) -> None:
         """Expect the answer to an initiation sent now (6.4)."""
         self._retransmit_ns = now_ns + REKEY_TIMEOUT_NS + self._jitter()
+        self._postponed = False
 
     def handshake_postponed(self, until_ns: int) -> None:
-        """Retry later, for a handshake message of ours went out less than REKEY_TIMEOUT ago."""
+        """Initiate later, for it is too soon after another handshake message of ours."""
         self._retransmit_ns = until_ns
+        self._postponed = True
 
     def session_derived(self, now_ns: int) -> None:
         """Count the life of the keys from now on (6.3)."""
@@ -137,6 +142,8 @@ class Timers:
 
     def _serve_retransmit(self, traffic: PeerStats, now_ns: int) -> list[Action]:
         self._retransmit_ns = None
+        if self._postponed:
+            return [Action.POSTPONED_HANDSHAKE]
         if self._retries < MAX_RETRIES:
             self._retries += 1
             return [Action.RETRY_HANDSHAKE]

@@ -325,6 +325,37 @@ def test_a_link_that_was_down_forgot_its_sessions_and_starts_anew(
     assert handshake_ns(left) > before
 
 
+def flap(side: Side, times: int) -> None:
+    """Down and up at a pace at which each is noticed, and the peer would refuse to be so often.
+
+    The persistent keepalive asks for a session at once, each time.
+    """
+    states = (f"ip link set {side.interface} {state}; sleep 0.004" for state in ("down", "up"))
+    side.host.run("sh", "-euc", f"for i in $(seq {times}); do {'; '.join(states)}; done")
+
+
+def ping_without_a_retry(host: Namespace, address: str) -> None:
+    """One answer has to come before an unanswered initiation is repeated, which is after 5 s."""
+    host.run("ping", "-n", "-c", "1", "-i", "0.02", "-w", "4", address)
+
+
+def test_flaps_of_the_link_cost_no_retry(tunnel: tuple[Side, Side]) -> None:
+    left, right = tunnel
+    left.set("peer", right.public_key, "persistent-keepalive", "1000")
+    for times in [2] * 10 + [30]:
+        flap(left, times)
+        ping_without_a_retry(left.host, right.inner4)
+
+
+def test_another_listen_port_right_after_flaps_costs_no_retry(tunnel: tuple[Side, Side]) -> None:
+    left, right = tunnel
+    left.set("peer", right.public_key, "persistent-keepalive", "1000")
+    for port in range(52000, 52010):
+        flap(left, 2)
+        left.set("listen-port", str(port))
+        ping_without_a_retry(left.host, right.inner4)
+
+
 def test_the_mtu_may_change_during_a_transfer(tunnel: tuple[Side, Side]) -> None:
     left, right = tunnel
     with ThreadPoolExecutor(1) as pool:

@@ -10,7 +10,7 @@ from random import Random
 from fakes import S
 from sim.world import Host, Weather, World, require
 
-from wgpy.config import DeviceChange, Endpoint, PeerChange
+from wgpy.config import Endpoint, PeerChange
 from wgpy.dataplane.plane import REJECT_AFTER_MESSAGES, REKEY_AFTER_MESSAGES, MessageEvent
 
 RECOVERY_S = 30  # in the calm, payload passes after so long
@@ -59,6 +59,7 @@ class Storm:
             self.partition,
             self.restart,
             self.take_link_down,
+            self.flap,
             self.sleep,
             self.move,
             self.change_port,
@@ -90,6 +91,7 @@ class Storm:
         faults = (
             self.restart,
             self.take_link_down,
+            self.flap,
             self.sleep,
             self.move,
             self.step_clock,
@@ -185,6 +187,24 @@ class Storm:
         wait_s = self._later(self.random.choice((0.1, 5, 60)), lambda: host.link_up())
         self.world.say(f"{host.name} is down for {wait_s:.1f} s")
 
+    def flap(self) -> None:
+        """The link goes down and up a few times, and there is traffic at once."""
+        host = self._host()
+        other = self.random.choice(host.others)
+        count = self.random.randint(2, 10)
+        self.world.say(f"{host.name}'s link flaps {count} times")
+        for number in range(count):
+            self.world.at(
+                self.world.now_s + number * self.random.choice((0.001, 0.01, 0.1)),
+                lambda: self._flap_once(host, other),
+            )
+
+    def _flap_once(self, host: Host, other: Host) -> None:
+        if host.alive and self.world.now_s < self.end_s:
+            host.link_down()
+            host.link_up()
+            host.send(other)
+
     def sleep(self) -> None:
         host = self._host()
         if not host.alive:
@@ -216,8 +236,7 @@ class Storm:
         client = self._client()
         if not client.alive or not client.plane.running:
             return
-        client.port = self.random.randint(2000, 60000)
-        client.device.configure(DeviceChange(listen_port=client.port))
+        client.listen(self.random.randint(2000, 60000))
         self._sync_later(self.world.server)
         self.world.say(f"{client.name} listens on {client.port}")
 

@@ -1,11 +1,13 @@
 """Named faults of hosts and networks, each by itself, between two devices in one process."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 from fakes import S
 from sim.world import Host, Weather, World, watched
 
+from wgpy.config import PeerChange
 from wgpy.dataplane.plane import (
     MESSAGE_INITIATION,
     MESSAGE_RESPONSE,
@@ -91,6 +93,90 @@ def test_both_hosts_may_restart(pair: Pair) -> None:
     restart(pair.a)
     restart(pair.b)
     pair.converse()
+
+
+# ---- what makes a host start anew while its peer remembers ---------------------------------------
+
+QUICK = Weather(delay_s=0.001)  # answers come sooner than another initiation is accepted
+POSTPONED_S = 0.05  # an initiation and a round trip at most, and nothing near a retry
+
+
+def flap(host: Host) -> None:
+    host.link_down()
+    host.link_up()
+
+
+def flap_with_the_clock_set_back(host: Host) -> None:
+    host.step_clock(-3600 * S)
+    flap(host)
+
+
+def remove_the_peer_and_add_it_again(host: Host) -> None:
+    host.configure(*(PeerChange(other.public_key, remove=True) for other in host.others))
+    host.sync()
+
+
+def become_somebody_else_and_come_back(host: Host) -> None:
+    ours = host.private_key
+    for private_key in (b"\x99" * 32, ours):
+        host.become(private_key)
+        host.configure()
+
+
+@each_side
+@pytest.mark.parametrize(
+    "start_anew",
+    [
+        flap,
+        flap_with_the_clock_set_back,
+        remove_the_peer_and_add_it_again,
+        become_somebody_else_and_come_back,
+    ],
+)
+@pytest.mark.parametrize("interval_s", [0, 0.001, 0.007, 0.017, 0.03])
+def test_starting_anew_costs_milliseconds_however_often(
+    pair: Pair, name: str, start_anew: Callable[[Host], None], interval_s: float
+) -> None:
+    pair.network.weather = QUICK
+    host, other = either(pair, name)
+    for _ in range(20):
+        start_anew(host)
+        host.send(other)
+        pair.advance(interval_s)
+    assert pair.passes(host, other, POSTPONED_S)
+    assert other.device.bad_messages == 0
+
+
+def test_a_port_that_changes_in_the_middle_of_a_handshake_costs_milliseconds(pair: Pair) -> None:
+    pair.network.weather = QUICK
+    for port in range(2000, 2020):
+        number = pair.b.send(pair.a)
+        pair.b.listen(port)  # before the answer has come
+        pair.advance(0.001)
+    pair.advance(POSTPONED_S)
+    assert number in pair.monitor.delivered
+
+
+def test_a_responder_whose_port_changes_before_the_confirmation_starts_by_itself(
+    pair: Pair,
+) -> None:
+    pair.network.weather = QUICK
+    pair.b.send(pair.a)
+    pair.advance(0.0015)  # the response is on its way
+    number = pair.a.send(pair.b)
+    pair.a.listen(2000)
+    pair.advance(POSTPONED_S)
+    assert number in pair.monitor.delivered
+
+
+def test_a_port_that_changes_leaves_a_session_as_it_is(pair: Pair) -> None:
+    pair.converse()
+    with watched(pair.network) as log:
+        for port in range(2000, 2020):
+            pair.b.listen(port)
+            assert pair.passes(pair.b, pair.a)
+            assert pair.passes(pair.a, pair.b)
+    assert {datagram.kind for datagram in log} == {MESSAGE_TRANSPORT}
 
 
 # ---- clocks --------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from sim.__main__ import attempt
 from sim.storm import replay, run
 from sim.world import Broken
 
+import wgpy.peer
 from wgpy.dataplane.plane import MessageEvent, PeerStats, PendingEvent
 from wgpy.peer import Peer
 from wgpy.timers import Timers
@@ -72,12 +72,13 @@ def take_in_silence(self: FakePlane, limit: int = 64) -> list[PendingEvent | Mes
     return events
 
 
-FAULTS: dict[str, tuple[type, str, Callable[..., object]]] = {
+FAULTS: dict[str, tuple[object, str, object]] = {
     "a nonce is never used twice": (FakePlane, "_seal", seal_and_forget),
     "no payload is accepted twice": (FakeKeypair, "is_new", lambda self, counter: True),
     "a key older than 180 s never accepts": (FakePlane, "_age_s", lambda self, keypair: 0),
     "passes within 30 s": (Timers, "_silence_deadline", not_silent),
     "after 5 s at the earliest": (Peer, "_set_gate", nothing),
+    "never too soon after another": (wgpy.peer, "OWN_INITIATION_INTERVAL_NS", 0),
     "no timer of": (Timers, "handshake_complete", nothing),
     "keeps no keys": (Timers, "session_derived", nothing),
     "an initiation is answered once": (Peer, "_refuse_replay", nothing),

@@ -25,6 +25,7 @@ from wgpy.dataplane.plane import (
 )
 from wgpy.device import Device
 from wgpy.noise import StaticKey
+from wgpy.peer import INITIATION_INTERVAL_NS
 
 EPOCH_NS = 1_700_000_000 * S
 KEYPAIRS = 3  # current, previous, next
@@ -139,6 +140,7 @@ class SimPlane(FakePlane):
         self._host = host
         self._monitor = host.world.monitor
         self._spoken_ns: dict[int, int] = {}  # slot -> when it was sent message 1 or 2
+        self._initiated_ns: dict[int, int] = {}  # slot, whoever is in it -> when it was message 1
         self._answered: dict[int, set[bytes]] = {}  # slot -> indexes of initiations
 
     def lookup(self, address: bytes) -> int | None:
@@ -200,6 +202,11 @@ class SimPlane(FakePlane):
                 now_ns >= self._spoken_ns.get(slot, 0) + REKEY_TIMEOUT_S * S,
                 "an initiation follows our last handshake message after 5 s at the earliest",
             )
+            require(
+                now_ns >= self._initiated_ns.get(slot, 0) + INITIATION_INTERVAL_NS,
+                "an initiation is never too soon after another for its responder",
+            )
+            self._initiated_ns[slot] = now_ns
         else:
             assert message[0] == MESSAGE_RESPONSE
             answered = self._answered.setdefault(slot, set())
@@ -385,6 +392,11 @@ class Host:
 
     def link_up(self) -> None:
         self.device.up()
+
+    def listen(self, port: int) -> None:
+        self.port = port
+        self.plane.forget_handshakes()
+        self.device.configure(DeviceChange(listen_port=port))
 
     def move(self, address: bytes) -> None:
         self.address = address
