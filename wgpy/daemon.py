@@ -35,9 +35,6 @@ from wgpy.sockets import open_sockets
 from wgpy.tun import DEFAULT_MTU, Tun, adopt_tun, open_tun
 from wgpy.uapi.server import SocketFile, SocketWatch, UapiServer, open_socket
 
-# A super-packet and all that its segments gain on the way out have to fit one UDP send (65507
-# bytes).
-GSO_MAX_SIZE = 62000
 END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 PR_SET_DUMPABLE = 4  # <linux/prctl.h>
 SYSLOG = Path("/dev/log")
@@ -232,7 +229,6 @@ async def _set_up_link(link: Link, options: Options) -> None:
     with contextlib.suppress(OSError):  # it works without
         if options.tun_fd is None:
             await link.set(mtu=DEFAULT_MTU)
-        await link.set(gso_max_size=GSO_MAX_SIZE)
 
 
 def _open_uapi(name: str, options: Options) -> socket.socket:

@@ -266,10 +266,15 @@ def ping(host: Namespace, address: str, size: int = 56, count: int = 3) -> None:
     assert int(received) >= count, answers
 
 
-def transfer(source: Namespace, target: Namespace, address: str, size: int) -> None:
-    """Sends random bytes to the target's address over TCP, and compares what came out there."""
+def transfer(
+    source: Namespace, target: Namespace, address: str, size: int, *, listen: str = ""
+) -> None:
+    """Sends random bytes to an address over TCP, and compares what came out at the target.
+
+    listen: the target's own address, where it is another.
+    """
     port = "5201"
-    receiver = target.popen(sys.executable, "-c", RECEIVE, address, port)
+    receiver = target.popen(sys.executable, "-c", RECEIVE, listen or address, port)
     assert receiver.stdout is not None
     assert receiver.stdout.readline() == "listening\n", receiver.communicate(timeout=5)
     sent = source.run(sys.executable, "-c", SEND, address, port, str(size))

@@ -84,7 +84,7 @@ def test_everything_is_there_when_the_caller_returns(left: Side) -> None:
     assert left.host.run("wg", "show", left.interface) == f"interface: {left.interface}\n"
     link = left.host.run("ip", "-d", "link", "show", left.interface)
     assert " mtu 1420 " in link
-    assert " gso_max_size 62000 " in link
+    assert " gso_max_size 65536 " in link  # or what others send is cut before it gets here
 
 
 def test_the_daemon_keeps_nothing_of_its_caller_open(left: Side) -> None:
