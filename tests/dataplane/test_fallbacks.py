@@ -125,11 +125,14 @@ class Wire:
     def receive(self, packets: Sequence[bytes]) -> None:
         """Let peer 0 send packets to the plane."""
         for packet in packets:
-            nonce = self._sealed.to_bytes(8, "little")
-            self._sealed += 1
-            header = struct.pack("<II", MESSAGE_TRANSPORT, self._indexes[0])
-            sealed = ChaCha20Poly1305(KEY).encrypt(bytes(4) + nonce, packet, b"")
-            self.peers[0].sendto(header + nonce + sealed, self.lent_udp.getsockname())
+            self.peers[0].sendto(self.seal(packet), self.lent_udp.getsockname())
+
+    def seal(self, packet: bytes) -> bytes:
+        """The next message of peer 0."""
+        nonce = self._sealed.to_bytes(8, "little")
+        self._sealed += 1
+        header = struct.pack("<II", MESSAGE_TRANSPORT, self._indexes[0])
+        return header + nonce + ChaCha20Poly1305(KEY).encrypt(bytes(4) + nonce, packet, b"")
 
     def frames(self, count: int) -> list[bytes]:
         return [self.tun.recv(65535) for _ in range(count)]

@@ -417,8 +417,7 @@ bool wg_gso_next(struct wg_gso *gso, struct wg_packet *packet);
 /* ---- gro.c: packets -> frames for the TUN
  * ------------------------------------------------------------ */
 
-#define WG_GRO_PACKETS  1024 /* per batch */
-#define WG_GRO_SEGMENTS 128  /* per frame */
+#define WG_GRO_SEGMENTS 128 /* per frame */
 
 struct wg_gro; /* one per receive thread, preallocated */
 
@@ -441,6 +440,10 @@ int wg_gro_next_single(struct wg_gro *gro, struct iovec *iov);
 
 #define WG_UDP_RECEIVE_SLOTS 8 /* recvmmsg messages; more gained nothing */
 #define WG_UDP_BUFFER_LEN    65536
+
+/* Packets of one batch, however many datagrams a kernel makes one message of: the shortest is an
+ * IPv4 header that its sender did not pad. */
+#define WG_GRO_PACKETS (WG_UDP_RECEIVE_SLOTS * (WG_UDP_BUFFER_LEN / (WG_TRANSPORT_OVERHEAD + 20)))
 
 struct wg_datagrams { /* one recvmmsg message: equal-size datagrams, the last may be shorter */
     uint8_t *data;
