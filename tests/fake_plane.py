@@ -77,7 +77,7 @@ class FakePeer:
     kicks: list[bool] = field(default_factory=list)  # `keepalive` of each
 
 
-NO_TRAFFIC = PeerStats(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, None)
+NO_TRAFFIC = PeerStats(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, None)
 
 
 class FakePlane(Plane):

@@ -5,11 +5,12 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
+from pathlib import Path
 
 import pytest
 
 from wgpy.dataplane.plane import Feature
-from wgpy.sockets import IP_PKTINFO, open_sockets
+from wgpy.sockets import IP_PKTINFO, SO_RCVBUFFORCE, SO_SNDBUFFORCE, open_sockets
 
 
 def option(fd: int, level: int, name: int) -> int:
@@ -142,8 +143,26 @@ def test_the_data_threads_learn_local_address_and_tos() -> None:
         assert option(pair.fds[0][1], socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO) == 1
         assert option(pair.fds[0][1], socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS) == 1
         assert option(pair.fds[0][1], socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 1
-        assert os.get_blocking(pair.fds[0][0])
-        assert os.get_blocking(pair.fds[0][1])
+
+
+class Humble(socket.socket):
+    """A socket of somebody who may not have more than is everybody's right."""
+
+    def setsockopt(self, *arguments: object) -> None:
+        if arguments[1] in (SO_SNDBUFFORCE, SO_RCVBUFFORCE):
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        super().setsockopt(*arguments)  # type: ignore[call-overload]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="large buffers need root")
+def test_the_send_buffer_is_as_large_as_it_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(open_sockets(0, 0)) as pair:
+        assert {option(fd, socket.SOL_SOCKET, socket.SO_SNDBUF) for fd in pair.fds[0]} == {64 << 20}
+    allowed = int(Path("/proc/sys/net/core/wmem_max").read_text())
+    monkeypatch.setattr("wgpy.sockets.socket.socket", Humble)
+    with closing(open_sockets(0, 0)) as pair:
+        for fd in pair.fds[0]:
+            assert option(fd, socket.SOL_SOCKET, socket.SO_SNDBUF) == 2 * min(allowed, 7 << 20)
 
 
 def test_offloads_can_be_switched_off() -> None:

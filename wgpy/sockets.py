@@ -4,8 +4,12 @@ Several workers have a pair each on the same port (SO_REUSEPORT): the kernel giv
 from one address and port to one of them, so nothing of a peer is overtaken.  The first pair is
 bound without it, so that a port in use is known as such.
 
-Each ability is asked for and given up on refusal.  The sockets stay blocking: the receive side says
-MSG_DONTWAIT, and a send that waits is the back-pressure towards the TUN.
+Each ability is asked for and given up on refusal.  Nobody blocks on the sockets: the data threads
+say MSG_DONTWAIT, and wait with poll(2).
+
+What is sent counts against the socket until it has left the host, so one peer behind a slow link
+may fill the buffer for all.  Where that is permitted it is so large that the queueing discipline
+of the slow link drops first, as it does for the kernel module, which has no such buffer.
 """
 
 import contextlib
@@ -19,6 +23,7 @@ from collections.abc import Sequence
 from wgpy.dataplane.plane import Feature
 
 BUFFER_LEN = 7 << 20  # bytes each way; the default of 208 KiB drops at speed
+SEND_BUFFER_LEN = 32 << 20  # which the kernel doubles; half of that is the most fq_codel(8) holds
 PORT_ATTEMPTS = 100  # for a random port that both families give us
 GRO_FROM_LINUX = (5, 12)  # before, UDP_GRO is there but not to be trusted
 MISSING_FAMILY = (errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.EADDRNOTAVAIL)
@@ -165,12 +170,12 @@ def _configure(udp: socket.socket) -> None:
         udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
         udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
         udp.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, PMTUDISC_DONT)
-    for forced, polite in (
-        (SO_RCVBUFFORCE, socket.SO_RCVBUF),
-        (SO_SNDBUFFORCE, socket.SO_SNDBUF),
+    for forced, polite, length in (
+        (SO_RCVBUFFORCE, socket.SO_RCVBUF, BUFFER_LEN),
+        (SO_SNDBUFFORCE, socket.SO_SNDBUF, SEND_BUFFER_LEN),
     ):
         try:
-            udp.setsockopt(socket.SOL_SOCKET, forced, BUFFER_LEN)
+            udp.setsockopt(socket.SOL_SOCKET, forced, length)
         except PermissionError:
             udp.setsockopt(socket.SOL_SOCKET, polite, BUFFER_LEN)
 

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/udp.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include "internal.h"
@@ -19,6 +20,8 @@ struct fault_message {
 
 /* How many messages the kernel gets to see, or -errno. */
 int (*fault_on_sendmmsg)(const struct fault_message *messages, unsigned int count);
+/* Per mille of the socket buffer that are in use, or -1: as it is. */
+int (*fault_on_ioctl)(void);
 /* Bit i: message i arrives truncated; or -errno. */
 int (*fault_on_recvmmsg)(void);
 /* 0, or -errno; start: the first bytes of the frame, or all of it. */
@@ -31,6 +34,8 @@ int (*fault_on_poll)(unsigned int count, int timeout_ms);
 int fault_set_send_counter(wg_device *device, uint32_t slot, uint64_t counter);
 int __real_sendmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags);
 int __wrap_sendmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags);
+int __real_ioctl(int fd, unsigned long request, void *value);
+int __wrap_ioctl(int fd, unsigned long request, void *value);
 int __real_recvmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags,
                     struct timespec *timeout);
 int __wrap_recvmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags,
@@ -72,6 +77,18 @@ int __wrap_sendmmsg(int fd, struct mmsghdr *messages, unsigned int count, int fl
         count = (unsigned int)most;
     }
     return __real_sendmmsg(fd, messages, count, flags);
+}
+
+/* The core asks for nothing but how full the buffer of a socket is. */
+int __wrap_ioctl(int fd, unsigned long request, void *value)
+{
+    int used = fault_on_ioctl ? fault_on_ioctl() : -1, room;
+    socklen_t length = sizeof(room);
+
+    if (used < 0 || getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &room, &length))
+        return __real_ioctl(fd, request, value);
+    *(int *)value = (int)((long)room * used / 1000);
+    return 0;
 }
 
 int __wrap_recvmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags,

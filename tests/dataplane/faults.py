@@ -14,10 +14,11 @@ from wgpy.dataplane.plane import Plane
 
 HERE = Path(__file__).resolve().parent
 DATAPLANE = HERE.parent.parent / "wgpy/dataplane"
-WRAPPED = ("sendmmsg", "recvmmsg", "writev", "read", "poll")
+WRAPPED = ("sendmmsg", "ioctl", "recvmmsg", "writev", "read", "poll")
 CDEF = """
 struct fault_message { uint16_t port; uint16_t segment; };
 extern int (*fault_on_sendmmsg)(const struct fault_message *messages, unsigned int count);
+extern int (*fault_on_ioctl)(void);
 extern int (*fault_on_recvmmsg)(void);
 extern int (*fault_on_writev)(const uint8_t *start, size_t length);
 extern int (*fault_on_read)(int fd);
@@ -94,6 +95,7 @@ class FaultyKernel:
 
     def __init__(self, core: FaultyCore) -> None:
         self.on_send: SendHook = willing
+        self.on_fill: Callable[[], int] = lambda: -1  # per mille of a buffer in use; -1: as it is
         self.on_receive: Callable[[], int] = lambda: 0  # bit i: message i is truncated; or -errno
         self.on_write: Callable[[bytes], int] = lambda start: 0  # of a frame; 0 or -errno
         self.on_read: Callable[[int], int] = lambda fd: 0  # of any descriptor; 0 or -errno
@@ -102,6 +104,7 @@ class FaultyKernel:
         self._core = core
         self._hooks = {
             "sendmmsg": self._hook("int(const struct fault_message *, unsigned int)", self._send),
+            "ioctl": self._hook("int(void)", self._fill),
             "recvmmsg": self._hook("int(void)", self._receive),
             "writev": self._hook("int(const uint8_t *, size_t)", self._write),
             "read": self._hook("int(int)", self._read),
@@ -123,9 +126,12 @@ class FaultyKernel:
         assert self._core.lib.fault_set_send_counter(plane._device, slot, counter) == 0
 
     def _send(self, messages: Any, count: int) -> int:
-        seen = [Message(messages[i].port, messages[i].segment) for i in range(count)]
+        seen = [Message(m.port, m.segment) for m in messages[0:count]]
         self.sends.append(seen)
         return self.on_send(seen)
+
+    def _fill(self) -> int:
+        return self.on_fill()
 
     def _receive(self) -> int:
         return self.on_receive()

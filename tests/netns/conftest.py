@@ -57,15 +57,16 @@ def join_two(make: Callable[..., Namespace]) -> tuple[Namespace, Namespace]:
     return pair
 
 
+def plan_side(host: Namespace, number: int, directory: Path) -> Side:
+    """An interface that is yet to be made."""
+    interface = f"wg{os.getpid()}-{next(numbers)}"
+    inner = f"10.77.0.{number}", f"fd77::{number}"
+    return Side(host, interface, *key_pair(), *inner, directory)
+
+
 def plan_sides(hosts: tuple[Namespace, Namespace], directory: Path) -> tuple[Side, Side]:
-    """Interfaces that are yet to be made."""
-
-    def side(host: Namespace, number: int) -> Side:
-        interface = f"wg{os.getpid()}-{next(numbers)}"
-        inner = f"10.77.0.{number}", f"fd77::{number}"
-        return Side(host, interface, *key_pair(), *inner, directory)
-
-    return side(hosts[0], 1), side(hosts[1], 2)
+    """Two interfaces that are yet to be made."""
+    return plan_side(hosts[0], 1, directory), plan_side(hosts[1], 2, directory)
 
 
 @pytest.fixture

@@ -47,6 +47,22 @@ with socket.create_server((sys.argv[1], int(sys.argv[2])), family=family) as ser
 print(digest.hexdigest())
 """
 
+# argv: interface, command; runs wgpy so with a TUN queue and a listening socket open already.
+HAND_OVER = """
+import fcntl, os, socket, struct, sys
+name = sys.argv[1]
+tun = os.open("/dev/net/tun", os.O_RDWR)
+fcntl.ioctl(tun, 0x400454CA, struct.pack("16sH22x", name.encode(), 0x1001))
+os.makedirs("/var/run/wireguard", exist_ok=True)
+uapi = socket.socket(socket.AF_UNIX)
+uapi.bind(f"/var/run/wireguard/{name}.sock")
+uapi.listen()
+for fd in (tun, uapi.fileno()):
+    os.set_inheritable(fd, True)
+os.environ |= {"WG_TUN_FD": str(tun), "WG_UAPI_FD": str(uapi.fileno())}
+os.execvp(sys.argv[2], [*sys.argv[2:], name])
+"""
+
 
 def eventually(condition: Callable[[], T], what: str, timeout_s: float = 10.0) -> T:
     """Waits until the condition is truthy and returns its value."""

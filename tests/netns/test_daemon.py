@@ -10,23 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from netns.lab import ENVIRONMENT, Namespace, Side, eventually, ping
-
-# argv: interface; runs wgpy with a TUN queue and a listening socket that are open already.
-HAND_OVER = """
-import fcntl, os, socket, struct, sys
-name = sys.argv[1]
-tun = os.open("/dev/net/tun", os.O_RDWR)
-fcntl.ioctl(tun, 0x400454CA, struct.pack("16sH22x", name.encode(), 0x1001))
-os.makedirs("/var/run/wireguard", exist_ok=True)
-uapi = socket.socket(socket.AF_UNIX)
-uapi.bind(f"/var/run/wireguard/{name}.sock")
-uapi.listen()
-for fd in (tun, uapi.fileno()):
-    os.set_inheritable(fd, True)
-os.environ |= {"WG_TUN_FD": str(tun), "WG_UAPI_FD": str(uapi.fileno())}
-os.execvp("wgpy", ["wgpy", name])
-"""
+from netns.lab import ENVIRONMENT, HAND_OVER, Namespace, Side, eventually, ping
 
 # argv: wgpy's; on SIGWINCH, what it has open as its TUN cannot be read any more.
 LOSE_TUN = """
@@ -143,7 +127,7 @@ def test_an_unknown_aead_is_refused_in_one_line(sides: tuple[Side, Side]) -> Non
 
 def test_an_open_tun_and_an_open_socket_are_taken_over(sides: tuple[Side, Side]) -> None:
     left, right = sides
-    left.host.run(sys.executable, "-c", HAND_OVER, left.interface)
+    left.host.run(sys.executable, "-c", HAND_OVER, left.interface, "wgpy")
     right.host.run("wgpy", right.interface)
     left.configure(left.settings(right))
     right.configure(right.settings(left))

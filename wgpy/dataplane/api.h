@@ -119,6 +119,7 @@ typedef struct {
     uint64_t rx_data_ns;             /* and received */
     uint64_t tx_unanswered_since_ns; /* first payload sent since anything came back */
     uint64_t rx_unanswered_since_ns; /* first payload received since anything was sent */
+    uint64_t tx_congested;           /* messages dropped because the socket buffer stayed full */
     uint32_t staged;                 /* packets waiting for a session */
     uint32_t sessions;               /* keypairs held: bit 0 current, 1 previous, 2 next */
     wg_endpoint endpoint;
@@ -158,6 +159,7 @@ typedef struct {
     uint64_t tx_invalid;        /* frame from the TUN that is no IP packet we can split */
     uint64_t tx_staged_dropped; /* oldest staged packets pushed out */
     uint64_t tx_send_errors;    /* datagrams the kernel refused */
+    uint64_t tx_congested;      /* datagrams dropped because the socket buffer stayed full */
     uint64_t tx_unreachables;   /* ICMP errors about the first two, written to the TUN */
     uint64_t tx_cookie_replies; /* cookie replies sent */
     uint64_t tx_packets;        /* inner packets sealed */

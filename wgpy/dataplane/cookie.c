@@ -283,7 +283,7 @@ static void replies_make(struct wg_cookie_checker *checker, const uint8_t *secre
             !reply_make(checker, secret, wanted, nonces[i], wg_udp_next(checker->sender)))
             return;
         wg_udp_commit(checker->sender, WG_COOKIE_REPLY_LEN, WG_NO_SLOT, &wanted->to,
-                      COOKIE_REPLY_TOS, false);
+                      COOKIE_REPLY_TOS, 0);
         wg_count(checker->device, tx_cookie_replies, 1);
     }
 }
@@ -330,7 +330,7 @@ struct wg_cookie_checker *wg_cookie_checker_new(wg_device *device, uint32_t work
     checker->mac = wg_mac_new();
     checker->chacha20 = cipher_new("ChaCha20");
     checker->aead = cipher_new("ChaCha20-Poly1305");
-    checker->sender = wg_udp_sender_new(&device->io.queues[worker], MSG_DONTWAIT);
+    checker->sender = wg_udp_sender_new(&device->io.queues[worker], false);
     if (checker->mac1 && checker->mac && checker->chacha20 && checker->aead && checker->sender)
         return checker;
     wg_cookie_checker_free(checker);

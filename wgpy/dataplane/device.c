@@ -446,6 +446,7 @@ int wg_peer_stats_read(wg_device *device, uint32_t slot, wg_peer_stats *stats)
         .rx_data_ns = atomic_load(&peer->rx_data_ns),
         .tx_unanswered_since_ns = atomic_load(&peer->tx_unanswered_since_ns),
         .rx_unanswered_since_ns = atomic_load(&peer->rx_unanswered_since_ns),
+        .tx_congested = atomic_load(&peer->tx_congested),
         .staged = atomic_load(&peer->staged_count),
         .sessions = (peer->current ? 1u : 0u) | (peer->previous ? 2u : 0u) | (peer->next ? 4u : 0u),
         .endpoint = wg_peer_endpoint(peer),

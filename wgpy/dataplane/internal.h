@@ -194,6 +194,8 @@ struct wg_peer {
     _Atomic uint64_t handshake_gate_ns;
     _Atomic uint32_t gso_refused; /* bytes per segment from which UDP_SEGMENT failed; 0: none; send
                                      threads set it, a new session clears it */
+    _Atomic uint64_t yields_until_ns; /* until then it is WG_UDP_YIELDING; send threads */
+    _Atomic uint64_t tx_congested;    /* messages dropped for want of room; send threads */
 
     uint32_t pending;             /* events_lock: bits not yet taken */
     struct wg_peer *next_pending; /* events_lock */
@@ -460,18 +462,23 @@ void wg_udp_receiver_free(struct wg_udp_receiver *receiver);
 int wg_udp_receive(struct wg_udp_receiver *receiver, int fd, struct wg_datagrams *out, int max);
 
 struct wg_udp_sender; /* one batch of sealed messages, in one arena */
-/* flags of sendmmsg.  queue: whose sockets it sends from; has to outlive it. */
-struct wg_udp_sender *wg_udp_sender_new(const wg_queue *queue, int flags);
+/* queue: whose sockets it sends from; has to outlive it.  patient: it may wait for room, a bit. */
+struct wg_udp_sender *wg_udp_sender_new(const wg_queue *queue, bool patient);
 void wg_udp_sender_free(struct wg_udp_sender *sender);
 /* How many messages of length bytes surely fit; 0: flush first.  Then seal each at wg_udp_next and
  * commit it. Messages that follow each other to one endpoint with one TOS and one size (the last
- * may be shorter) go out as one UDP_SEGMENT send when gso is true for all of them. */
+ * may be shorter) go out as one UDP_SEGMENT send when all of them are WG_UDP_BATCHED. */
+enum wg_udp_manner {
+    WG_UDP_BATCHED = 1,
+    WG_UDP_YIELDING = 2, /* no waiting for room in the socket buffer */
+};
 uint32_t wg_udp_room(const struct wg_udp_sender *sender, uint32_t length);
 uint8_t *wg_udp_next(struct wg_udp_sender *sender);
 void wg_udp_commit(struct wg_udp_sender *sender, uint32_t length, uint32_t slot,
-                   const wg_endpoint *to, uint8_t tos, bool gso);
+                   const wg_endpoint *to, uint8_t tos, uint32_t manner);
 /* Sends the batch and empties it. Handles GSO fallback (EIO: off for good; EINVAL/EMSGSIZE: this
- * run is sent unbatched) and a stale source (EINVAL/EADDRNOTAVAIL: resent without it). */
+ * run is sent unbatched), a stale source (EINVAL/EADDRNOTAVAIL: resent without it) and a full
+ * socket buffer (waited for a moment, then dropped). */
 void wg_udp_flush(wg_device *device, struct wg_udp_sender *sender);
 
 /* ---- tun.c

@@ -102,6 +102,7 @@ class PeerStats:
     rx_data_ns: int
     tx_unanswered_since_ns: int
     rx_unanswered_since_ns: int
+    tx_congested: int
     staged: int
     sessions: int
     endpoint: Endpoint | None
@@ -397,6 +398,7 @@ class Plane:
             rx_data_ns=c.rx_data_ns,
             tx_unanswered_since_ns=c.tx_unanswered_since_ns,
             rx_unanswered_since_ns=c.rx_unanswered_since_ns,
+            tx_congested=c.tx_congested,
             staged=c.staged,
             sessions=c.sessions,
             endpoint=_endpoint_from_c(c.endpoint),

@@ -59,7 +59,7 @@ struct sealing { /* what all messages of one round share */
     uint64_t counter; /* of the next message */
     uint64_t bytes;   /* UDP payload so far */
     uint32_t mtu;
-    bool gso;
+    bool yields;
 };
 
 static bool gso_allowed(const struct send_worker *worker, struct wg_peer *peer, uint32_t length)
@@ -68,6 +68,13 @@ static bool gso_allowed(const struct send_worker *worker, struct wg_peer *peer, 
     uint32_t features = atomic_load_explicit(&worker->device->features, memory_order_relaxed);
 
     return features & WG_FEATURE_UDP_GSO && (!refused || length < refused);
+}
+
+static uint32_t udp_manner(const struct send_worker *worker, const struct sealing *sealing,
+                           uint32_t length)
+{
+    return (gso_allowed(worker, sealing->peer, length) ? WG_UDP_BATCHED : 0u) |
+           (sealing->yields ? WG_UDP_YIELDING : 0u);
 }
 
 /* plaintext has room for the padding behind it; what stands there is put back. */
@@ -88,7 +95,7 @@ static void seal_packet(struct send_worker *worker, struct sealing *sealing, uin
                  out + WG_TRANSPORT_HEADER_LEN, plaintext, padded);
     memcpy(plaintext + length, behind, padded - length);
     wg_udp_commit(worker->sender, message, sealing->peer->slot, &sealing->to, ecn,
-                  sealing->gso && gso_allowed(worker, sealing->peer, message));
+                  udp_manner(worker, sealing, message));
     sealing->counter++;
     sealing->bytes += message;
 }
@@ -103,7 +110,8 @@ static bool sealing_begin(struct send_worker *worker, struct sealing *sealing, s
         .to = wg_peer_endpoint(peer),
         .counter = atomic_fetch_add_explicit(&keypair->send_counter, count, memory_order_relaxed),
         .mtu = atomic_load_explicit(&worker->device->mtu, memory_order_relaxed),
-        .gso = true,
+        .yields =
+            worker->now_ns < atomic_load_explicit(&peer->yields_until_ns, memory_order_relaxed),
     };
     return sealing->counter <= WG_REJECT_AFTER_MESSAGES - count;
 }
@@ -389,7 +397,7 @@ int wg_send_run(wg_device *device, uint32_t worker_index)
     const wg_queue *queue = &device->io.queues[worker_index];
     struct send_worker worker = {.device = device, .index = worker_index, .tun_fd = queue->tun_fd};
     worker.frame = calloc(1, frame_size);
-    worker.sender = wg_udp_sender_new(queue, 0); /* it waits: the back-pressure towards the TUN */
+    worker.sender = wg_udp_sender_new(queue, true); /* its waits hold back who writes to the TUN */
     if (worker.frame && worker.sender)
         error = send_loop(&worker);
     wg_udp_sender_free(worker.sender);

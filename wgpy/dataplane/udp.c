@@ -8,12 +8,16 @@
  * - UDP_SEGMENT without transmit checksum offload on the egress device gives EIO.
  * - A segment above the route's MTU gives EINVAL before about Linux 6.14, EMSGSIZE after.
  * - A source address that is no longer ours gives EINVAL; it looks the same as the case above.  In
- *   IPv4, newer kernels give ENETUNREACH; it looks the same as no route at all. */
+ *   IPv4, newer kernels give ENETUNREACH; it looks the same as no route at all.
+ * - Who waits for room in a socket buffer is woken when half of it is free: seconds, behind a slow
+ *   link. */
 #include <arpa/inet.h>
 #include <errno.h>
+#include <linux/sockios.h>
 #include <netinet/in.h>
 #include <netinet/udp.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 
@@ -26,10 +30,15 @@
 #define UDP_GRO 104
 #endif
 
-#define ARENA_LEN        (256 * 1024)
-#define RUNS_MAX         512
-#define RUN_SEGMENTS_MAX 64    /* UDP_MAX_SEGMENTS of kernels before 6.9 */
-#define RUN_BYTES_MAX    65507 /* largest IPv4 UDP payload; IPv6 allows 20 more */
+#define ARENA_LEN         (256 * 1024)
+#define RUNS_MAX          512
+#define RUN_SEGMENTS_MAX  64    /* UDP_MAX_SEGMENTS of kernels before 6.9 */
+#define RUN_BYTES_MAX     65507 /* largest IPv4 UDP payload; IPv6 allows 20 more */
+#define WAITS_MAX         2     /* per flush */
+#define WAIT_MS           10    /* a fast link has made room by then */
+#define DATAGRAM_OVERHEAD 1024  /* bytes of buffer, about */
+#define YIELD_NS          (WG_SECONDS(1) / 4)
+#define HEAVIEST_MAX      (4 << 20) /* bytes, so that a peer that was heavy once is soon forgotten */
 #define CONTROL_LEN                                                                                \
     (CMSG_SPACE(sizeof(struct in6_pktinfo)) + 2 * CMSG_SPACE(sizeof(int)) +                        \
      CMSG_SPACE(sizeof(uint16_t)))
@@ -169,15 +178,22 @@ struct run {
     uint32_t count;   /* messages */
     uint32_t slot;    /* peer */
     uint8_t tos;
-    bool open; /* another message may follow */
+    bool open;   /* another message may follow */
+    bool yields; /* its peer yields to others */
     wg_endpoint to;
 };
 
 struct wg_udp_sender {
     const wg_queue *queue; /* its sockets */
-    int flags;             /* of sendmmsg */
-    uint8_t *arena;        /* ARENA_LEN bytes, prefaulted */
-    uint32_t used;         /* bytes of the arena */
+    bool patient;          /* it may wait for room, a bit */
+    uint32_t waits;        /* of this flush */
+    uint32_t buffer;       /* bytes of a socket's buffer */
+    uint64_t unseen;       /* bytes of it taken since a look at how full it is */
+    struct {
+        uint32_t slot, bytes;
+    } heaviest;     /* see heaviest_weigh */
+    uint8_t *arena; /* ARENA_LEN bytes, prefaulted */
+    uint32_t used;  /* bytes of the arena */
     uint32_t runs_used;
     struct run runs[RUNS_MAX];
     struct mmsghdr messages[RUNS_MAX]; /* built at flush */
@@ -194,14 +210,25 @@ static void *pages_new(size_t length)
     return pages == MAP_FAILED ? NULL : pages;
 }
 
-struct wg_udp_sender *wg_udp_sender_new(const wg_queue *queue, int flags)
+/* Both sockets are alike. */
+static uint32_t buffer_length(const wg_queue *queue)
+{
+    int fd = queue->udp4_fd >= 0 ? queue->udp4_fd : queue->udp6_fd, length = 0;
+    socklen_t size = sizeof(length);
+
+    return getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &length, &size) ? UINT32_MAX : (uint32_t)length;
+}
+
+struct wg_udp_sender *wg_udp_sender_new(const wg_queue *queue, bool patient)
 {
     struct wg_udp_sender *sender = calloc(1, sizeof(*sender));
 
     if (!sender)
         return NULL;
     sender->queue = queue;
-    sender->flags = flags;
+    sender->patient = patient;
+    sender->buffer = buffer_length(queue);
+    sender->heaviest.slot = WG_NO_SLOT;
     sender->arena = pages_new(ARENA_LEN);
     if (!sender->arena) {
         free(sender);
@@ -236,8 +263,9 @@ static bool run_takes(const struct run *run, uint32_t length, uint32_t slot, con
 }
 
 void wg_udp_commit(struct wg_udp_sender *sender, uint32_t length, uint32_t slot,
-                   const wg_endpoint *to, uint8_t tos, bool gso)
+                   const wg_endpoint *to, uint8_t tos, uint32_t manner)
 {
+    bool gso = manner & WG_UDP_BATCHED;
     struct run *run = sender->runs + sender->runs_used - 1;
 
     if (gso && sender->runs_used && run_takes(run, length, slot, to, tos)) {
@@ -252,6 +280,7 @@ void wg_udp_commit(struct wg_udp_sender *sender, uint32_t length, uint32_t slot,
                                                          .slot = slot,
                                                          .tos = tos,
                                                          .open = gso,
+                                                         .yields = manner & WG_UDP_YIELDING,
                                                          .to = *to};
     }
     sender->used += length;
@@ -284,7 +313,7 @@ static uint32_t messages_send(struct wg_udp_sender *sender, int fd, uint32_t fir
 
     *error = 0;
     while (sent < count) {
-        int n = sendmmsg(fd, sender->messages + first + sent, count - sent, sender->flags);
+        int n = sendmmsg(fd, sender->messages + first + sent, count - sent, MSG_DONTWAIT);
         if (n < 0 && errno == EINTR)
             continue;
         if (n <= 0) {
@@ -295,6 +324,102 @@ static uint32_t messages_send(struct wg_udp_sender *sender, int fd, uint32_t fir
     }
     return sent;
 }
+
+/* ---- congestion ------------------------------------------------------------------------------
+ *
+ * A socket's buffer is full of what has not left the host yet.  All peers share it, so one behind a
+ * slow link could have it to itself.  Therefore the heaviest peer has but half of it, for which it
+ * waits a moment; if that was in vain, it yields for a while: it does not wait at all. */
+
+static bool is_congestion(int error) { return error == EAGAIN || error == ENOBUFS; }
+
+/* Boyer and Moore's majority vote: if one peer was to be sent more than half of the bytes lately,
+ * it is the heaviest. */
+static void heaviest_weigh(struct wg_udp_sender *sender, const struct run *run)
+{
+    uint32_t bytes = sender->heaviest.bytes;
+
+    if (run->slot == sender->heaviest.slot) {
+        bytes += run->length;
+        sender->heaviest.bytes = bytes < HEAVIEST_MAX ? bytes : HEAVIEST_MAX;
+    } else if (run->length <= bytes) {
+        sender->heaviest.bytes = bytes - run->length;
+    } else {
+        sender->heaviest.slot = run->slot;
+        sender->heaviest.bytes = run->length - bytes;
+    }
+}
+
+/* What the kernel counts for a run: every datagram has its own overhead when the device, or what
+ * queues in front of it, has split the run. */
+static void buffer_take(struct wg_udp_sender *sender, const struct run *run)
+{
+    sender->unseen += run->length + run->count * DATAGRAM_OVERHEAD;
+}
+
+static bool half_is_free(const struct wg_udp_sender *sender, int fd)
+{
+    int queued;
+
+    return ioctl(fd, SIOCOUTQ, &queued) < 0 || (uint32_t)queued < sender->buffer / 2;
+}
+
+/* UDP is ready to be written to when half of the buffer is free. */
+static bool half_gets_free(struct wg_udp_sender *sender, const struct run *run, int fd)
+{
+    struct pollfd room = {.fd = fd, .events = POLLOUT};
+
+    if (!sender->patient || run->yields || sender->waits == WAITS_MAX)
+        return false;
+    sender->waits++;
+    return poll(&room, 1, WAIT_MS) > 0;
+}
+
+/* Looks seldom, so that it costs nothing: a quarter of the buffer later it is not full yet. */
+static bool needs_half(struct wg_udp_sender *sender, const struct run *run)
+{
+    if (run->yields)
+        return true;
+    if (run->slot != sender->heaviest.slot || sender->unseen < sender->buffer / 4)
+        return false;
+    sender->unseen = 0;
+    return true;
+}
+
+static void peer_yield(wg_device *device, struct wg_udp_sender *sender, uint32_t slot)
+{
+    struct wg_peer *peer = wg_peer_find(device, slot);
+    uint64_t until_ns = wg_device_now_ns(device) + YIELD_NS;
+
+    if (peer)
+        atomic_store_explicit(&peer->yields_until_ns, until_ns, memory_order_relaxed);
+    for (uint32_t i = 0; i < sender->runs_used; i++) {
+        if (sender->runs[i].slot == slot)
+            sender->runs[i].yields = true;
+    }
+}
+
+static void run_drop(wg_device *device, struct wg_udp_sender *sender, const struct run *run)
+{
+    pthread_rwlock_rdlock(&device->tables);
+    struct wg_peer *peer = wg_peer_find(device, run->slot);
+    if (peer)
+        atomic_fetch_add_explicit(&peer->tx_congested, run->count, memory_order_relaxed);
+    peer_yield(device, sender, run->yields ? run->slot : sender->heaviest.slot);
+    pthread_rwlock_unlock(&device->tables);
+    wg_count(device, tx_congested, run->count);
+}
+
+static void run_refused(wg_device *device, struct wg_udp_sender *sender, const struct run *run,
+                        int error)
+{
+    if (is_congestion(error))
+        run_drop(device, sender, run);
+    else
+        wg_count(device, tx_send_errors, run->count);
+}
+
+/* ---- what the kernel refuses ----------------------------------------------------------------- */
 
 /* The peer's cached source is stale: forget it, unless it changed meanwhile. */
 static void peer_forget_source(wg_device *device, const struct run *run)
@@ -361,7 +486,7 @@ static void run_send_singly(wg_device *device, struct wg_udp_sender *sender, con
         if (messages_send(sender, endpoint_fd(sender->queue, &run->to), scratch, 1, &error) == 1)
             wg_count(device, tx_calls, 1);
         else if (!run_send_without_source(device, sender, &one, scratch, &error))
-            wg_count(device, tx_send_errors, 1);
+            run_refused(device, sender, &one, error);
     }
 }
 
@@ -379,45 +504,66 @@ static void run_recover(wg_device *device, struct wg_udp_sender *sender, const s
         run_send_singly(device, sender, run, i);
         return;
     }
-    wg_count(device, tx_send_errors, run->count);
+    run_refused(device, sender, run, error);
 }
 
-/* Runs first..first+count, all of one family. */
-static void runs_send(wg_device *device, struct wg_udp_sender *sender, uint32_t first,
-                      uint32_t count)
+/* From the first on, those that leave by one call. */
+static uint32_t runs_alike(const struct wg_udp_sender *sender, uint32_t first)
 {
-    int fd = endpoint_fd(sender->queue, &sender->runs[first].to);
-    uint32_t end = first + count;
+    const struct run *run = &sender->runs[first];
+    uint32_t count = 1;
 
-    while (first < end) {
-        int error;
-        uint32_t sent = messages_send(sender, fd, first, end - first, &error);
-        wg_count(device, tx_calls, sent);
-        first += sent;
-        if (error) {
-            run_recover(device, sender, &sender->runs[first], first, error);
-            first++;
-        }
+    while (first + count < sender->runs_used && run[count].to.family == run->to.family &&
+           run[count].yields == run->yields)
+        count++;
+    return count;
+}
+
+/* As messages_send, but waits a moment for room. */
+static uint32_t runs_try(struct wg_udp_sender *sender, uint32_t first, uint32_t count, int *error)
+{
+    const struct run *run = &sender->runs[first];
+    int fd = endpoint_fd(sender->queue, &run->to);
+
+    *error = EAGAIN;
+    if (needs_half(sender, run) && !half_is_free(sender, fd) && !half_gets_free(sender, run, fd))
+        return 0;
+    uint32_t sent = messages_send(sender, fd, first, count, error);
+    if (*error == EAGAIN && half_gets_free(sender, run, fd))
+        sent += messages_send(sender, fd, first + sent, count - sent, error);
+    return sent;
+}
+
+/* Returns how many runs are dealt with. */
+static uint32_t runs_send(wg_device *device, struct wg_udp_sender *sender, uint32_t first)
+{
+    int error;
+    uint32_t sent = runs_try(sender, first, runs_alike(sender, first), &error);
+
+    for (uint32_t i = first; i < first + sent; i++) {
+        buffer_take(sender, &sender->runs[i]);
+        heaviest_weigh(sender, &sender->runs[i]);
     }
+    wg_count(device, tx_calls, sent);
+    if (!error)
+        return sent;
+    heaviest_weigh(sender, &sender->runs[first + sent]);
+    run_recover(device, sender, &sender->runs[first + sent], first + sent, error);
+    return sent + 1;
 }
 
 void wg_udp_flush(wg_device *device, struct wg_udp_sender *sender)
 {
-    uint32_t first = 0, datagrams = 0;
+    uint32_t datagrams = 0;
 
     for (uint32_t i = 0; i < sender->runs_used; i++) {
         struct run *run = &sender->runs[i];
         message_build(sender, i, run, run->offset, run->length, run->count > 1 ? run->segment : 0);
         datagrams += run->count;
     }
-    while (first < sender->runs_used) {
-        uint32_t count = 1;
-        while (first + count < sender->runs_used &&
-               sender->runs[first + count].to.family == sender->runs[first].to.family)
-            count++;
-        runs_send(device, sender, first, count);
-        first += count;
-    }
+    sender->waits = 0;
+    for (uint32_t first = 0; first < sender->runs_used;)
+        first += runs_send(device, sender, first);
     wg_count(device, tx_datagrams, datagrams);
     sender->runs_used = 0;
     sender->used = 0;
