@@ -27,7 +27,7 @@ fi
 # shellcheck disable=SC2034 # used by the scripts
 WGPY_RUN_PACKAGES="wireguard-tools iproute2"
 # shellcheck disable=SC2034
-WGPY_TEST_PACKAGES="wireguard-tools iproute2 wireguard-go iputils-ping iperf3 nftables tcpdump
+WGPY_TEST_PACKAGES="wireguard-tools iproute2 ethtool wireguard-go iputils-ping iperf3 nftables tcpdump
     procps mandoc util-linux systemd"
 
 wgpy_say() { printf '%s\n' "$*" >&2; }

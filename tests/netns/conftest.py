@@ -1,17 +1,14 @@
 """Fixtures for tests with real interfaces, in namespaces of a test's own or of a module's."""
 
-import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from netns.lab import Namespace, Side, key_pair
+from netns.lab import Namespace, Side, join_two, namespaces, plan_sides
 
-NEEDED = ("ip", "ping", "wg", "wg-quick", "ss", "nft", "iperf3")
-numbers = itertools.count()
+NEEDED = ("ip", "ping", "wg", "wg-quick", "ss", "nft", "iperf3", "ethtool")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -28,45 +25,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.netns)
             if reason is not None:
                 item.add_marker(pytest.mark.skip(reason=reason))
-
-
-@contextmanager
-def namespaces() -> Iterator[Callable[..., Namespace]]:
-    """Makes namespaces; all are gone at the end, with what runs in them."""
-    with ExitStack() as stack:
-
-        def make(outer4: str = "", outer6: str = "") -> Namespace:
-            made = Namespace(f"wgpy-{os.getpid()}-{next(numbers)}", outer4, outer6)
-            stack.callback(made.delete)
-            made.create()
-            return made
-
-        yield make
-
-
-def join_two(make: Callable[..., Namespace]) -> tuple[Namespace, Namespace]:
-    """Two hosts joined by a cable."""
-    pair = make("192.0.2.1", "2001:db8::1"), make("192.0.2.2", "2001:db8::2")
-    left, right = pair
-    veth = ["type", "veth", "peer", "name", "cable", "netns", right.name]
-    left.run("ip", "link", "add", "cable", *veth)
-    for host in pair:
-        host.run("ip", "address", "add", f"{host.outer4}/24", "dev", "cable")
-        host.run("ip", "address", "add", f"{host.outer6}/64", "dev", "cable", "nodad")
-        host.run("ip", "link", "set", "cable", "addrgenmode", "none", "up")  # no DAD later on
-    return pair
-
-
-def plan_side(host: Namespace, number: int, directory: Path) -> Side:
-    """An interface that is yet to be made."""
-    interface = f"wg{os.getpid()}-{next(numbers)}"
-    inner = f"10.77.0.{number}", f"fd77::{number}"
-    return Side(host, interface, *key_pair(), *inner, directory)
-
-
-def plan_sides(hosts: tuple[Namespace, Namespace], directory: Path) -> tuple[Side, Side]:
-    """Two interfaces that are yet to be made."""
-    return plan_side(hosts[0], 1, directory), plan_side(hosts[1], 2, directory)
 
 
 @pytest.fixture

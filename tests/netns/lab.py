@@ -1,6 +1,7 @@
 """Two hosts on a cable, each a network namespace, and the real tools in them."""
 
 import base64
+import itertools
 import os
 import re
 import signal
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -62,6 +63,8 @@ for fd in (tun, uapi.fileno()):
 os.environ |= {"WG_TUN_FD": str(tun), "WG_UAPI_FD": str(uapi.fileno())}
 os.execvp(sys.argv[2], [*sys.argv[2:], name])
 """
+
+numbers = itertools.count()  # so that no two names in a process are one
 
 
 def eventually(condition: Callable[[], T], what: str, timeout_s: float = 10.0) -> T:
@@ -228,6 +231,45 @@ class Side:
         return int(self.show("latest-handshakes").split()[1])
 
 
+@contextmanager
+def namespaces() -> Iterator[Callable[..., Namespace]]:
+    """Makes namespaces; all are gone at the end, with what runs in them."""
+    with ExitStack() as stack:
+
+        def make(outer4: str = "", outer6: str = "") -> Namespace:
+            made = Namespace(f"wgpy-{os.getpid()}-{next(numbers)}", outer4, outer6)
+            stack.callback(made.delete)
+            made.create()
+            return made
+
+        yield make
+
+
+def join_two(make: Callable[..., Namespace]) -> tuple[Namespace, Namespace]:
+    """Two hosts joined by a cable."""
+    pair = make("192.0.2.1", "2001:db8::1"), make("192.0.2.2", "2001:db8::2")
+    left, right = pair
+    veth = ["type", "veth", "peer", "name", "cable", "netns", right.name]
+    left.run("ip", "link", "add", "cable", *veth)
+    for host in pair:
+        host.run("ip", "address", "add", f"{host.outer4}/24", "dev", "cable")
+        host.run("ip", "address", "add", f"{host.outer6}/64", "dev", "cable", "nodad")
+        host.run("ip", "link", "set", "cable", "addrgenmode", "none", "up")  # no DAD later on
+    return pair
+
+
+def plan_side(host: Namespace, number: int, directory: Path) -> Side:
+    """An interface that is yet to be made."""
+    interface = f"wg{os.getpid()}-{next(numbers)}"
+    inner = f"10.77.0.{number}", f"fd77::{number}"
+    return Side(host, interface, *key_pair(), *inner, directory)
+
+
+def plan_sides(hosts: tuple[Namespace, Namespace], directory: Path) -> tuple[Side, Side]:
+    """Two interfaces that are yet to be made."""
+    return plan_side(hosts[0], 1, directory), plan_side(hosts[1], 2, directory)
+
+
 def connect(side: Side) -> socket.socket:
     """To the daemon."""
     client = socket.socket(socket.AF_UNIX)
@@ -280,6 +322,12 @@ def ping(host: Namespace, address: str, size: int = 56, count: int = 3) -> None:
     answers = host.run("ping", *flags, address)
     (received,) = re.findall(r"(\d+) received", answers)
     assert int(received) >= count, answers
+
+
+def statistic(host: Namespace, name: str) -> int:
+    """A counter of the host's network stack, by nstat's name for it."""
+    (value,) = re.findall(rf"^{name}\s+(\d+)", host.run("nstat", "-asz", name), re.MULTILINE)
+    return int(value)
 
 
 def transfer(

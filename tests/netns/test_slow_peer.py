@@ -9,8 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from netns.conftest import plan_side
-from netns.lab import HAND_OVER, Namespace, Side, eventually, transfer
+from netns.lab import HAND_OVER, Namespace, Side, eventually, plan_side, transfer
 
 SLOW, FREE = "192.0.3", "192.0.4"  # networks; the hub's end is .1
 QUEUE = "100mb"  # of the slow link: more than the socket buffers of before held
