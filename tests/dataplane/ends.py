@@ -8,7 +8,7 @@ from wgpy.dataplane.plane import Plane, PlaneIO, Queue
 WAIT_S = 10  # what a test waits for comes at once, or the test has failed
 
 
-def start(plane: Plane, stack: ExitStack) -> tuple[socket.socket, socket.socket]:
+def start(plane: Plane, stack: ExitStack, features: int = 0) -> tuple[socket.socket, socket.socket]:
     """Start the plane until the stack unwinds; -> the other ends of its TUN and its UDP socket."""
     tun, lent_tun = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     lent_udp, udp = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
@@ -21,6 +21,6 @@ def start(plane: Plane, stack: ExitStack) -> tuple[socket.socket, socket.socket]
     udp.connect(lent_udp.getsockname())
     for end in (tun, udp):
         end.settimeout(WAIT_S)
-    plane.start(PlaneIO((Queue(lent_tun.fileno(), lent_udp.fileno(), -1),), 0))
+    plane.start(PlaneIO((Queue(lent_tun.fileno(), lent_udp.fileno(), -1),), features))
     stack.callback(plane.stop)
     return tun, udp

@@ -156,6 +156,7 @@ enum wg_kick_kind {
 typedef struct {
     uint64_t tx_no_peer;        /* inner destination in nobody's allowed IPs */
     uint64_t tx_no_endpoint;    /* peer without an endpoint */
+    uint64_t tx_looped;         /* frame with a message of ours to the peer it was to go to */
     uint64_t tx_invalid;        /* frame from the TUN that is no IP packet we can split */
     uint64_t tx_staged_dropped; /* oldest staged packets pushed out */
     uint64_t tx_send_errors;    /* datagrams the kernel refused */

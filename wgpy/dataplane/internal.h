@@ -301,6 +301,19 @@ void wg_flow_sent(wg_device *device, uint32_t worker, const uint8_t *ip, uint32_
 /* The worker whose queue the packet has to be written to. */
 uint32_t wg_flow_queue(wg_device *device, uint32_t worker, const uint8_t *ip, uint32_t length);
 
+/* ---- loops.c: our own messages that come out of the TUN
+ * -------------------------------------------------------- */
+
+struct wg_nested {  /* a WireGuard message that a packet from the TUN carries */
+    uint32_t type;  /* WG_MESSAGE_*; anything else: none of ours */
+    uint32_t index; /* the receiver's of a transport message, the sender's of a handshake's */
+};
+
+/* A whole IP packet or super-packet; all segments of one have the first one's type and index. */
+struct wg_nested wg_nested_read(const uint8_t *ip, uint32_t length);
+/* Whether it is a message of ours to this peer.  Read side of tables. */
+bool wg_nested_is_to(const struct wg_nested *nested, struct wg_peer *peer);
+
 /* ---- events.c
  * ------------------------------------------------------------------------------------ */
 

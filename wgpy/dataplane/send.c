@@ -3,7 +3,8 @@
  *   1. poll        the TUN, and the wake eventfd (kicks, stop)
  *   2. kicked      peers that control kicked: send what is staged, or a keepalive
  *   3. frame       read one frame (a packet or a super-packet) and begin to split it
- *   4. route       under the read lock: allowed IPs -> peer -> endpoint -> sending keypair
+ *   4. route       under the read lock: allowed IPs -> peer -> endpoint -> sending keypair; what we
+ *                  sent to that peer ourselves goes nowhere (loops.c)
  *   5. stage       no keypair: keep the packets, ask control for a handshake
  *   6. seal        packet by packet, from the frame into the sender's arena
  *   7. flush       outside the lock, when the arena is full or the TUN is empty
@@ -31,6 +32,7 @@ struct send_worker {
 
 struct outgoing { /* one frame on its way */
     struct wg_gso gso;
+    struct wg_nested nested;
     uint8_t destination[16]; /* inner; splitting writes over the frame's own headers */
     uint8_t ecn;
 };
@@ -227,6 +229,10 @@ static enum outcome send_frame_round(struct send_worker *worker, struct outgoing
 
     if (!peer)
         return UNREACHABLE;
+    if (wg_nested_is_to(&frame->nested, peer)) {
+        wg_count(worker->device, tx_looped, 1);
+        return DONE;
+    }
     struct wg_keypair *keypair = wg_keypair_sending(peer, worker->now_ns);
     if (!keypair) {
         stage_frame(worker, peer, frame);
@@ -257,6 +263,7 @@ static bool frame_begin(struct send_worker *worker, struct outgoing *frame, size
     bool v4 = frame->gso.version == 4;
     memcpy(frame->destination, ip + (v4 ? 16 : 24), v4 ? 4 : 16);
     frame->ecn = v4 ? ip[1] & 3 : (ip[1] >> 4) & 3;
+    frame->nested = wg_nested_read(ip, frame->gso.length);
     wg_flow_sent(worker->device, worker->index, ip, frame->gso.length);
     return true;
 }

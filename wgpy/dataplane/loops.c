@@ -1,0 +1,73 @@
+/* Our own messages that come out of the TUN.
+ *
+ * The route to a peer's endpoint may lead into the tunnel, and in there to that very peer.  Then a
+ * message would be sealed again and again, longer each time, and once it is longer than the MTU as
+ * two fragments: a ping soon keeps all cores busy.  Such a message is known by its index, which is
+ * 32 random bits: not by addresses and ports, for they may be translated on the way, and messages
+ * of others do belong into the tunnel, also those to the same endpoint.  What we send to one peer
+ * may go through the tunnel of another.
+ *
+ * Of a message in fragments only the first is known.  The others take a turn more, in which they
+ * become messages that are shorter. */
+#include <netinet/in.h>
+
+#include "internal.h"
+
+#define IPV6_LEN          40
+#define FRAGMENT_OFFSET   0x1fff /* IPv4 */
+#define FRAGMENT_LEN      8      /* IPv6's header for it */
+#define UDP_LEN           8
+#define MESSAGE_BEGIN_LEN 8 /* type and index */
+
+/* Both: offset of the UDP header in a whole IP packet, 0 without one. */
+static uint32_t find_udp4(const uint8_t *ip)
+{
+    if (ip[9] != IPPROTO_UDP || wg_load_be16(ip + 6) & FRAGMENT_OFFSET)
+        return 0;
+    return (ip[0] & 15) * 4u;
+}
+
+/* Our messages have no other extension header than a fragment's. */
+static uint32_t find_udp6(const uint8_t *ip, uint32_t length)
+{
+    const uint8_t *fragment = ip + IPV6_LEN;
+
+    if (ip[6] == IPPROTO_UDP)
+        return IPV6_LEN;
+    if (ip[6] != IPPROTO_FRAGMENT || IPV6_LEN + FRAGMENT_LEN > length ||
+        fragment[0] != IPPROTO_UDP || wg_load_be16(fragment + 2) >> 3)
+        return 0;
+    return IPV6_LEN + FRAGMENT_LEN;
+}
+
+struct wg_nested wg_nested_read(const uint8_t *ip, uint32_t length)
+{
+    uint32_t udp = ip[0] >> 4 == 4 ? find_udp4(ip) : find_udp6(ip, length);
+
+    if (!udp || udp + UDP_LEN + MESSAGE_BEGIN_LEN > length)
+        return (struct wg_nested){0};
+    const uint8_t *message = ip + udp + UDP_LEN;
+    return (struct wg_nested){.type = wg_load_le32(message), .index = wg_load_le32(message + 4)};
+}
+
+static bool is_session(const struct wg_keypair *keypair, uint32_t remote_index)
+{
+    return keypair && keypair->remote_index == remote_index;
+}
+
+bool wg_nested_is_to(const struct wg_nested *nested, struct wg_peer *peer)
+{
+    const struct wg_index_entry *entry;
+
+    switch (nested->type) {
+    case WG_MESSAGE_TRANSPORT:
+        return is_session(peer->current, nested->index) ||
+               is_session(peer->previous, nested->index) || is_session(peer->next, nested->index);
+    case WG_MESSAGE_INITIATION:
+    case WG_MESSAGE_RESPONSE:
+        entry = wg_index_find(peer->device, nested->index);
+        return entry && entry->peer == peer;
+    default:
+        return false;
+    }
+}
