@@ -68,6 +68,7 @@ class FakeKeypair:
 class FakePeer:
     slot: int
     stats: PeerStats
+    looped: Endpoint | None = None  # to which nothing is sent
     gate_ns: int = 0
     wake_ns: int | None = None  # None: never
     staged: list[bytes] = field(default_factory=list)
@@ -75,6 +76,11 @@ class FakePeer:
     previous: FakeKeypair | None = None
     next: FakeKeypair | None = None
     kicks: list[bool] = field(default_factory=list)  # `keepalive` of each
+
+    @property
+    def is_looped(self) -> bool:
+        """Tell whether nothing is to be sent."""
+        return self.looped is not None and self.looped == self.stats.endpoint
 
 
 NO_TRAFFIC = PeerStats(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, None)
@@ -181,6 +187,11 @@ class FakePlane(Plane):
         assert slot in self.peers
         assert holds, "routes do not change in here"
 
+    def judge_loop(self, slot: int, endpoint: Endpoint, looped: bool) -> None:
+        peer = self.peers[slot]
+        if endpoint == peer.stats.endpoint:
+            peer.looped = endpoint if looped else None
+
     def set_handshake_gate(self, slot: int, gate_ns: int) -> None:
         self.peers[slot].gate_ns = gate_ns
 
@@ -229,7 +240,14 @@ class FakePlane(Plane):
         return [AllowedIP(*prefix) for prefix, owner in self._owners.items() if owner == slot]
 
     def lookup(self, address: bytes) -> int | None:
-        raise NotImplementedError("payload is handed over by slot")
+        bits = 8 * len(address)
+        number = int.from_bytes(address, "big")
+        for cidr in range(bits, -1, -1):
+            masked = number >> (bits - cidr) << (bits - cidr)
+            slot = self._owners.get((masked.to_bytes(len(address), "big"), cidr))
+            if slot is not None:
+                return slot
+        return None
 
     # ---- Plane: sessions ---------------------------------------------------------------------
 
@@ -289,6 +307,7 @@ class FakePlane(Plane):
                     want_handshake="want_handshake" in bits,
                     key_confirmed="key_confirmed" in bits,
                     timer_armed="timer_armed" in bits,
+                    loop_seen="loop_seen" in bits,
                 )
             )
         while self._messages and len(events) < limit:
@@ -310,6 +329,8 @@ class FakePlane(Plane):
         if slot is not None:
             peer = self.peers[slot]
             to = peer.stats.endpoint if to is None else to
+            if to is not None and to == peer.looped:
+                raise OSError(errno.ELOOP, "looped")
             self._stamp_sent(peer, len(data), data=False)
         if to is None:
             raise OSError(errno.EDESTADDRREQ, "no endpoint")
@@ -320,6 +341,8 @@ class FakePlane(Plane):
     def send_payload(self, slot: int, payload: bytes) -> None:
         """Take a packet from the TUN that is the peer's."""
         peer = self.peers[slot]
+        if peer.is_looped:
+            return
         peer.staged.append(payload)
         del peer.staged[:-STAGED_MAX]  # the oldest
         self._send_staged(peer)
@@ -340,7 +363,7 @@ class FakePlane(Plane):
             self._wake()
 
     def _send_staged(self, peer: FakePeer) -> None:
-        if self.io is None or not peer.staged or peer.stats.endpoint is None:
+        if self.io is None or not peer.staged or peer.stats.endpoint is None or peer.is_looped:
             return
         keypair = peer.next if peer.next is not None and peer.next.confirmed else peer.current
         while peer.staged and keypair is not None and self._can_seal(keypair):
@@ -466,6 +489,10 @@ class FakePlane(Plane):
         )
         if first:
             self._arm(peer, KEEPALIVE_TIMEOUT_S)
+
+    def see_loop(self, slot: int) -> None:
+        """Take a message of ours to the peer from the TUN, for the peer."""
+        self._pend(slot, "loop_seen")
 
     def _arm(self, peer: FakePeer, timeout_s: int) -> None:
         if peer.wake_ns is None or self._loop.now_ns + timeout_s * S < peer.wake_ns:

@@ -19,15 +19,23 @@ INTERFACE = socket.if_nametoindex("lo")
 
 @dataclass
 class FakePaths:
-    """Peers by slot, and what was judged of them."""
+    """Peers by slot, and what was judged of them: the sources of those that have one, and loops."""
 
     endpoints: list[Endpoint]
     listen_port: int = 51820
     fwmark: int = 7
     judged: dict[int, bool] = field(default_factory=dict)
+    looped: dict[int, bool] = field(default_factory=dict)
 
     def paths(self) -> list[tuple[int, Endpoint]]:
         return list(enumerate(self.endpoints))
+
+    def loops(self) -> list[tuple[int, Endpoint]]:
+        return list(enumerate(self.endpoints))
+
+    def judge_loop(self, slot: int, endpoint: Endpoint, leads_in: bool) -> None:
+        assert endpoint is self.endpoints[slot]
+        self.looped[slot] = leads_in
 
     def judge_path(self, slot: int, path: Endpoint, holds: bool) -> None:
         assert path is self.endpoints[slot]
@@ -36,8 +44,22 @@ class FakePaths:
 
 def judge(*endpoints: Endpoint) -> dict[int, bool]:
     fake = FakePaths(list(endpoints))
-    asyncio.run(RouteWatch(fake).look())
+
+    async def look() -> None:
+        await RouteWatch(fake, lambda: 0).look()
+
+    asyncio.run(look())
     return fake.judged
+
+
+def judge_loops(own_interface: int, *endpoints: Endpoint) -> dict[int, bool]:
+    fake = FakePaths(list(endpoints))
+
+    async def look() -> None:
+        await RouteWatch(fake, lambda: own_interface).look_at_loops()
+
+    asyncio.run(look())
+    return fake.looped
 
 
 def needs(version: int) -> None:
@@ -66,6 +88,54 @@ def test_a_path_in_a_zone_is_not_judged() -> None:
     link_local = socket.inet_pton(socket.AF_INET6, "fe80::1")
     path = Endpoint(link_local, 9, INTERFACE, source=link_local, source_ifindex=INTERFACE)
     assert judge(path) == {}
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_route_that_leaves_by_our_own_interface_leads_in(version: int) -> None:
+    needs(version)
+    there = Endpoint(LOOPBACK[version], 9)
+    assert judge_loops(INTERFACE, there) == {0: True}
+    assert judge_loops(INTERFACE + 1, there) == {0: False}
+    assert judge_loops(0, there) == {0: False}
+
+
+def test_a_source_that_holds_decides_on_the_route() -> None:
+    address = LOOPBACK[4]
+    holds = Endpoint(address, 9, source=address, source_ifindex=INTERFACE)
+    does_not = Endpoint(address, 9, source=NOT_OURS, source_ifindex=INTERFACE + 1)
+    unknown = Endpoint(address, 9, source=NOT_OURS)
+    assert judge_loops(INTERFACE, holds, does_not, unknown) == {0: True, 1: True, 2: True}
+    assert judge_loops(INTERFACE + 1, holds, does_not, unknown) == {0: False, 1: False, 2: False}
+
+
+def test_a_zone_names_the_interface() -> None:
+    link_local = socket.inet_pton(socket.AF_INET6, "fe80::1")
+    path = Endpoint(link_local, 9, INTERFACE)
+    assert judge_loops(INTERFACE, path) == {0: True}
+    assert judge_loops(INTERFACE + 1, path) == {0: False}
+
+
+def test_what_cannot_be_reached_leads_nowhere() -> None:
+    broadcast = Endpoint(bytes([255] * 4), 0, source=NOT_OURS)
+    assert judge_loops(0, broadcast) == {0: False}
+
+
+def test_a_suspicion_makes_it_look() -> None:
+    fake = FakePaths([Endpoint(LOOPBACK[4], 9)])
+
+    async def until_judged() -> None:
+        watch = RouteWatch(fake, lambda: INTERFACE)
+        running = asyncio.create_task(watch.run())
+        for _ in range(2):
+            fake.looped.clear()
+            watch.suspect()
+            async with asyncio.timeout(10):
+                while not fake.looped:
+                    await asyncio.sleep(0.001)
+        running.cancel()
+
+    asyncio.run(until_judged())
+    assert fake.looped == {0: True}
 
 
 def test_only_peers_with_a_source_have_a_path() -> None:

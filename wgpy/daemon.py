@@ -144,10 +144,12 @@ async def _serve(
 
         loop.add_reader(plane.event_fd, _on_plane_event, plane, device, end)
         stack.callback(loop.remove_reader, plane.event_fd)
+        watch = RouteWatch(device, lambda: link.index)
+        device.on_suspicion = watch.suspect
         await _set_up_link(link, options)
         for endless in (
             link.watch(device.up, device.down, plane.set_mtu),
-            RouteWatch(device).run(),
+            watch.run(),
         ):
             task = asyncio.create_task(endless)
             task.add_done_callback(end_with)

@@ -12,6 +12,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
+from ipaddress import ip_address
 from itertools import chain
 from typing import Final, Protocol
 
@@ -109,6 +110,9 @@ class Device:
         self._peers: dict[bytes, Peer] = {}  # by public key, in order of creation
         self._peers_by_slot: dict[int, Peer] = {}
         self._forgotten_ns = 0  # when the last initiation went to a peer that was removed since
+        # By slot: peers whose messages came back into the tunnel; whether that is sure to go on.
+        self._loops: dict[int, bool] = {}
+        self.on_suspicion: Callable[[], None] = lambda: None  # when loops() are to be judged
 
         self._up = False
         self._bound: BoundSockets | None = None  # None while down, or when up() found no port
@@ -200,6 +204,34 @@ class Device:
         if slot in self._peers_by_slot:
             self._plane.judge_path(slot, path, holds)
 
+    def loops(self) -> list[tuple[int, Endpoint]]:
+        """Return the slot and endpoint of every peer that may be reached through itself only.
+
+        That is when one of our messages to it came out of the TUN, to go to it.
+        """
+        stats = ((slot, self._plane.stats(slot)) for slot in self._loops)
+        return [(slot, s.endpoint) for slot, s in stats if s.endpoint]
+
+    def judge_loop(self, slot: int, endpoint: Endpoint, leads_in: bool) -> None:
+        """Send nothing to a peer, or something again, if the endpoint is still the peer's.
+
+        Nothing if the route to it leads into the tunnel, unless it is another peer who carries on.
+        """
+        if slot not in self._loops or self._plane.stats(slot).endpoint != endpoint:
+            return
+        peer = self._peers_by_slot[slot]
+        before = self._loops.pop(slot)
+        looped = leads_in and self._plane.lookup(endpoint.address) == slot
+        self._plane.judge_loop(slot, endpoint, looped)
+        if looped:
+            self._loops[slot] = True
+            if not before:  # else a peer that moves from loop to loop would fill the log
+                address = ip_address(endpoint.address)
+                _logger.error("%s: the route to %s leads into the tunnel itself", peer, address)
+        elif before:
+            _logger.info("%s: the route leads out of the tunnel again", peer)
+            peer.path_mended()
+
     # ---- snapshot ----------------------------------------------------------------------------
 
     def snapshot(self) -> DeviceSnapshot:
@@ -233,6 +265,8 @@ class Device:
         for section in change.peers:
             self._apply_peer(section, now_ns)
         self._start_peers()  # those that are new
+        if self._loops:
+            self.on_suspicion()
 
     def _refuse_too_many_peers(self, change: DeviceChange) -> None:
         kept = 0 if change.replace_peers else len(self._peers)
@@ -329,6 +363,7 @@ class Device:
     def _remove_peer(self, peer: Peer) -> None:
         del self._peers[peer.public_key]
         del self._peers_by_slot[peer.slot]
+        self._loops.pop(peer.slot, None)
         self._forgotten_ns = max(self._forgotten_ns, peer.initiated_ns)
         peer.close()
 
@@ -356,6 +391,9 @@ class Device:
             peer.want_handshake(now_ns)
         if event.timer_armed:
             peer.run_timers(now_ns)
+        if event.loop_seen:
+            self._loops.setdefault(event.slot, False)
+            self.on_suspicion()
 
     # ---- handshake messages ------------------------------------------------------------------
 

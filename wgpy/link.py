@@ -14,7 +14,8 @@ import contextlib
 import fcntl
 import os
 import select
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, NoReturn
 
 from pyroute2 import AsyncIPRoute, NetlinkError
@@ -64,6 +65,15 @@ class Link:
             return interface_name(self._tun_fd)
         except OSError as error:
             raise LinkDeletedError from error
+
+    @property
+    def index(self) -> int:
+        """Its index where we live, 0 if it is somewhere else or gone."""
+        try:
+            with self._namespace() as elsewhere:
+                return 0 if elsewhere is not None else socket.if_nametoindex(self.name)
+        except (OSError, LinkDeletedError):
+            return 0
 
     async def set(self, **attributes: int) -> None:
         """Sets attributes: IFLA_* of if_link.h, in lower case.  Raises OSError."""
@@ -120,15 +130,22 @@ class Link:
     async def _address(self, netlink: AsyncIPRoute) -> dict[str, Any]:
         """What names our interface in a request: the name and, unless it is ours, the namespace."""
         name = {"ifname": self.name}
+        with self._namespace() as elsewhere:
+            if elsewhere is None:
+                return name
+            with contextlib.suppress(NetlinkError):  # EEXIST: it has an id
+                await netlink.set_netnsid(fd=elsewhere)
+            return name | {"if_netnsid": (await netlink.get_netnsid(fd=elsewhere))["nsid"]}
+
+    @contextlib.contextmanager
+    def _namespace(self) -> Iterator[int | None]:
+        """A descriptor of the namespace that the interface is in, None if it is ours."""
         try:
             namespace = fcntl.ioctl(self._tun_fd, TUNGETDEVNETNS)
         except OSError:
-            return name  # before Linux 5.8, or just deleted
+            yield None  # before Linux 5.8, or just deleted
+            return
         try:
-            if os.fstat(namespace).st_ino == self._home:
-                return name
-            with contextlib.suppress(NetlinkError):  # EEXIST: it has an id
-                await netlink.set_netnsid(fd=namespace)
-            return name | {"if_netnsid": (await netlink.get_netnsid(fd=namespace))["nsid"]}
+            yield None if os.fstat(namespace).st_ino == self._home else namespace
         finally:
             os.close(namespace)

@@ -203,6 +203,11 @@ class Peer:
             self._set_gate(0)
             self.send_staged()
 
+    def path_mended(self) -> None:
+        """Start at once, for what was sent last came back to ourselves."""
+        self._set_gate(0)
+        self.send_staged()
+
     def send_staged(self) -> None:
         """Try again to send what waits, for the configuration may have made it possible."""
         if self._running:

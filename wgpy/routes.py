@@ -1,4 +1,4 @@
-"""Keeps sticky sources right while routes change.
+"""Keeps sticky sources right while routes change, and knows of routes into the tunnel itself.
 
 What we send to a peer leaves from the address that it asked (C remembers and replays it), and from
 there takes the route that the kernel finds.  Too sticky would be to do so when the way to the peer
@@ -16,6 +16,12 @@ Between hints nothing is looked up, so a host whose route to a peer always left 
 than the peer's packets come in by still answers from the address that was asked.
 
 An address that is gone is noticed at once, without a hint: the kernel refuses to send from it.
+
+A route to a peer's endpoint may lead into our own tunnel, and in there to that peer.  C drops what
+comes back so, each message by itself, and says that it has; that alone causes a look, so it costs
+nothing to have many peers.  If the route does lead into our interface, nothing is sent until a look
+after a hint or a configuration finds it mended.  C's word would not do for that: others could
+replay what they saw outside.
 """
 
 import asyncio
@@ -23,6 +29,7 @@ import contextlib
 import ipaddress
 import socket
 import time
+from collections.abc import Callable
 from typing import Final, NoReturn, Protocol
 
 from pyroute2 import AsyncIPRoute, NetlinkError
@@ -40,7 +47,7 @@ GROUPS: Final = (
     rtnl.RTNLGRP_IPV4_RULE,
     rtnl.RTNLGRP_IPV6_RULE,
 )
-SETTLE_S: Final = 0.05  # from the first hint of a burst
+SETTLE_S: Final = 0.05  # from the first hint of a burst; from a look at loops to the next
 REST: Final = 4  # times what a look took: with many peers and unruly routes, a fifth of the time
 
 
@@ -61,16 +68,32 @@ class Paths(Protocol):
     def judge_path(self, slot: int, path: Endpoint, holds: bool) -> None:
         """Send from the source of this path, or no more."""
 
+    def loops(self) -> list[tuple[int, Endpoint]]:
+        """Return slots and endpoints whose route may lead into the tunnel itself."""
+
+    def judge_loop(self, slot: int, endpoint: Endpoint, leads_in: bool) -> None:
+        """Send nothing to this endpoint or something again; whether its route leads into us."""
+
 
 class RouteWatch:
     """Judges paths in the namespace that we live in, which is that of the UDP sockets."""
 
-    def __init__(self, device: Paths) -> None:
-        """Look after the paths of this device."""
+    def __init__(self, device: Paths, own_interface: Callable[[], int]) -> None:
+        """Look after the paths of this device; own_interface gives its index here, 0 for none."""
         self._device = device
+        self._own_interface = own_interface
+        self._suspicion = asyncio.Event()
+
+    def suspect(self) -> None:
+        """Judge the device's loops soon."""
+        self._suspicion.set()
 
     async def run(self) -> NoReturn:
         """Never end.  Raises OSError when hints cannot be had."""
+        await asyncio.gather(self._watch_paths(), self._watch_loops())
+        raise AssertionError("neither ends")
+
+    async def _watch_paths(self) -> NoReturn:
         with contextlib.closing(Hints(*GROUPS)) as hints:
             while True:
                 await hints.wait()
@@ -79,26 +102,58 @@ class RouteWatch:
                 start = time.monotonic()
                 with contextlib.suppress(OSError):  # short of memory: the next hint will do
                     await self.look()
+                self.suspect()
                 await asyncio.sleep(REST * (time.monotonic() - start))
+
+    async def _watch_loops(self) -> NoReturn:
+        while True:
+            await self._suspicion.wait()
+            self._suspicion.clear()
+            start = time.monotonic()
+            with contextlib.suppress(OSError):  # likewise
+                await self.look_at_loops()
+            await asyncio.sleep(SETTLE_S + REST * (time.monotonic() - start))
 
     async def look(self) -> None:
         """Judge every path by the present routes.  Raises OSError."""
         async with AsyncIPRoute(groups=0) as netlink:
             for slot, path in self._device.paths():
-                if not path.scope_id:  # a zone fixes the interface
-                    self._device.judge_path(slot, path, await self._holds(netlink, path))
+                await self._judge_path(netlink, slot, path)
 
-    async def _holds(self, netlink: AsyncIPRoute, path: Endpoint) -> bool:
+    async def look_at_loops(self) -> None:
+        """Judge what may be a loop by the present routes.  Raises OSError."""
+        own = self._own_interface()
+        async with AsyncIPRoute(groups=0) as netlink:
+            for slot, endpoint in self._device.loops():
+                interface: int | None = endpoint.scope_id
+                if not interface and await self._judge_path(netlink, slot, endpoint):
+                    interface = endpoint.source_ifindex
+                if not interface:
+                    interface = await self._way_out(netlink, endpoint)
+                self._device.judge_loop(slot, endpoint, own != 0 and interface == own)
+
+    async def _judge_path(self, netlink: AsyncIPRoute, slot: int, path: Endpoint) -> bool:
+        """Tell and return whether the path has a source that holds; a zone fixes the interface."""
+        if path.scope_id or not path.source:
+            return False
+        source = str(ipaddress.ip_address(path.source))
+        holds = await self._way_out(netlink, path, src=source) == path.source_ifindex
+        self._device.judge_path(slot, path, holds)
+        return holds
+
+    async def _way_out(self, netlink: AsyncIPRoute, to: Endpoint, **source: str) -> int | None:
+        """By which interface the kernel sends, None if it cannot; src: from this address."""
         try:
             (route,) = await netlink.route(
                 "get",
-                dst=str(ipaddress.ip_address(path.address)),
-                src=str(ipaddress.ip_address(path.source)),
+                dst=str(ipaddress.ip_address(to.address)),
                 ip_proto=socket.IPPROTO_UDP,
                 sport=self._device.listen_port,
-                dport=path.port,
+                dport=to.port,
                 mark=self._device.fwmark,
+                **source,
             )
         except NetlinkError:  # the source is not ours any more, or nothing leads there from it
-            return False
-        return bool(route.get_attr("RTA_OIF") == path.source_ifindex)
+            return None
+        interface: int | None = route.get_attr("RTA_OIF")
+        return interface

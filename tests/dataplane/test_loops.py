@@ -1,5 +1,9 @@
-"""loops.c: what we sent to a peer comes out of the TUN, to be sent to that peer once more."""
+"""loops.c: what we sent to a peer comes out of the TUN, to be sent to that peer once more.
 
+And what comes of the word of control that it does.
+"""
+
+import errno
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -16,6 +20,7 @@ from wgpy.dataplane.plane import (
     MESSAGE_TRANSPORT,
     RESPONSE_LEN,
     Feature,
+    PendingEvent,
     Plane,
     Session,
 )
@@ -55,7 +60,7 @@ class Tunnel:
 
     def add_peer(self, *networks: str) -> int:
         slot = self.plane.add_peer()
-        self.plane.set_endpoint(slot, Endpoint(LOOPBACK, self.udp.getsockname()[1]))
+        self.plane.set_endpoint(slot, self.endpoint)
         prefixes = [AllowedIP(ip_address(network).packed, 16) for network in networks]
         self.plane.change_allowed_ips(slot, prefixes)
         return slot
@@ -74,6 +79,13 @@ class Tunnel:
         while self.udp.recv(65535)[4:8] != WITNESS_INDEX.to_bytes(4, "little"):
             count += 1
         return count
+
+    def judge(self, *, looped: bool) -> None:
+        self.plane.judge_loop(self.peer, self.endpoint, looped)
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return Endpoint(LOOPBACK, self.udp.getsockname()[1])
 
     @property
     def looped(self) -> int:
@@ -125,6 +137,7 @@ OTHERS = {
 def test_a_message_to_the_peer_goes_to_the_peer_no_more(tunnel: Tunnel, frame: bytes) -> None:
     assert tunnel.sends(frame) == 0
     assert tunnel.looped == 1
+    assert PendingEvent(tunnel.peer, False, False, False, True) in tunnel.plane.take_events()
 
 
 @pytest.mark.parametrize("frame", OTHERS.values(), ids=OTHERS.keys())
@@ -167,3 +180,48 @@ def test_a_train_of_messages_goes_nowhere() -> None:
                 train = message(MESSAGE_TRANSPORT, index, 1000) * 3
                 assert tunnel.sends(replace(packet, payload=train).frame(1000)) == sent
         assert tunnel.looped == 2
+
+
+# ---- known loops ---------------------------------------------------------------------------------
+
+
+def test_nothing_is_sent_to_an_endpoint_that_is_looped_and_the_host_hears_of_it(
+    tunnel: Tunnel,
+) -> None:
+    tunnel.judge(looped=True)
+    for packet in (V4, V6):
+        assert tunnel.sends(bytes(packet)) == 0
+        assert tunnel.tun.recv(65535).endswith(bytes(packet))
+    assert tunnel.looped == 2
+    assert tunnel.plane.counters()["tx_unreachables"] == 2
+    with pytest.raises(OSError, match=rf"\[Errno {errno.ELOOP}\]"):
+        tunnel.plane.send_message(tunnel.peer, None, bytes(148), 0, tunnel.plane.now_ns())
+    tunnel.judge(looped=False)
+    assert tunnel.sends(bytes(V4)) == 1
+
+
+def test_what_waits_for_a_looped_endpoint_goes_on_waiting(tunnel: Tunnel) -> None:
+    tunnel.judge(looped=True)
+    tunnel.plane.kick(tunnel.peer, keepalive=True)
+    assert tunnel.sends(bytes(V4)) == 0
+    assert tunnel.plane.stats(tunnel.peer).staged == 1
+    tunnel.judge(looped=False)
+    assert tunnel.sends(bytes(V4)) == 2
+
+
+def test_it_lasts_as_long_as_the_peer_is_there(tunnel: Tunnel) -> None:
+    elsewhere = replace(tunnel.endpoint, address=bytes([127, 0, 0, 2]))
+    other_port = replace(tunnel.endpoint, port=9)
+    for other in (elsewhere, other_port):
+        tunnel.judge(looped=True)
+        tunnel.plane.set_endpoint(tunnel.peer, replace(tunnel.endpoint, source=LOOPBACK))
+        tunnel.plane.clear_source(tunnel.peer)
+        assert tunnel.sends(bytes(V4)) == 0
+        tunnel.plane.set_endpoint(tunnel.peer, other)
+        tunnel.plane.set_endpoint(tunnel.peer, tunnel.endpoint)
+        assert tunnel.sends(bytes(V4)) == 1
+
+
+def test_a_verdict_on_another_endpoint_is_none(tunnel: Tunnel) -> None:
+    tunnel.plane.judge_loop(tunnel.peer, replace(tunnel.endpoint, port=9), True)
+    assert tunnel.sends(bytes(V4)) == 1

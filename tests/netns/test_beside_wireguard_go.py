@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-from netns.lab import Side, ask, eventually, taken
+from netns.lab import Side, ask, eventually, ping, taken
 
 pytestmark = pytest.mark.skipif(
     shutil.which("wireguard-go") is None, reason="not installed: wireguard-go"
@@ -57,6 +57,29 @@ def test_a_packet_for_nobody_is_answered_or_vanishes(both: tuple[Side, Side]) ->
     left, right = both
     assert "Destination Host Unreachable" in answer(left)
     assert "Unreachable" not in answer(right)
+
+
+def test_a_route_to_the_endpoint_into_the_tunnel_makes_no_storm_or_one(
+    both: tuple[Side, Side],
+) -> None:
+    left, right = both
+    for side, peer in ((left, right), (right, left)):
+        allowed = f"{peer.inner4}/32, {peer.host.outer4}/32"
+        side.setconf(side.settings(peer, allowed=allowed))
+    ping(left.host, right.inner4)
+
+    def frames(side: Side, peer: Side) -> int:
+        """How many packets of five pings the host sends into the tunnel."""
+        route = [f"{peer.host.outer4}/32", "dev", side.interface]
+        side.host.run("ip", "route", "add", *route)
+        five = ["ping", "-c", "5", "-i", "0.2", "-W", "1", peer.inner4]
+        said = side.host.run(*five, check=False)
+        side.host.run("ip", "route", "delete", *route)
+        assert ("Destination Host Unreachable" in said) == (side is left)
+        return int(side.host.run("cat", f"/sys/class/net/{side.interface}/statistics/tx_packets"))
+
+    assert frames(left, right) < 100
+    assert frames(right, left) > 1000
 
 
 def test_peers_are_shown_in_order_of_creation_or_in_none(both: tuple[Side, Side]) -> None:

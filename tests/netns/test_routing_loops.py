@@ -1,14 +1,47 @@
 """The route to a peer's endpoint leads into the tunnel that is to carry packets to it."""
 
+import re
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
-from netns.lab import Namespace, Side, key_pair, ping
+from netns.conftest import join_two, namespaces, plan_sides
+from netns.lab import ENVIRONMENT, Namespace, Side, eventually, key_pair, ping
 
 FRAMES_MAX = 500  # of five pings; without a guard, 250,000 a second
 BEHIND = "10.88.0.1", "10.88.0.2"  # the left and its peer behind the right
+SECOND = {
+    "192.0.2.2:51820": "[2001:db8::2]:51820",
+    "[2001:db8::2]:51820": "192.0.2.2:51820",
+}
+MARK = "77"
+REASON = {4: "Destination Host Unreachable", 6: "Destination unreachable: Address unreachable"}
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the left's daemon logs."""
+    return tmp_path_factory.mktemp("log") / "left"
+
+
+@pytest.fixture(scope="module")
+def linked(tmp_path_factory: pytest.TempPathFactory, log: Path) -> Iterator[tuple[Side, Side]]:
+    """As elsewhere, but the left's daemon is in the foreground."""
+    with namespaces() as make, log.open("w") as file:
+        left, right = plan_sides(join_two(make), tmp_path_factory.mktemp("sides"))
+        command = left.host.argv("wgpy", "-f", left.interface)
+        daemon = subprocess.Popen(command, stdout=file, stderr=file, env=ENVIRONMENT)
+        eventually(left.socket.exists, "the left's socket")
+        right.host.run("wgpy", right.interface)
+        left.configure(left.settings(right))
+        right.configure(right.settings(left))
+        yield left, right
+        left.host.run("ip", "link", "delete", left.interface)
+        assert daemon.wait(timeout=10) == 0
 
 
 @contextmanager
@@ -49,23 +82,91 @@ def five_pings(host: Namespace, address: str, size: int = 56) -> str:
     return said
 
 
+def ping_without_a_retry(host: Namespace, address: str) -> None:
+    """One answer has to come before an unanswered initiation is repeated, which is after 5 s."""
+    once = ["ping", "-n", "-c", "1", "-W", "0.2", address]
+    eventually(lambda: "1 received" in host.run(*once, check=False), "an answer", 4)
+
+
+def check(tunnel: tuple[Side, Side], looped: Looped, log: Path, address: str, size: int) -> None:
+    """Of a loop the sender and the log hear, the network nothing; afterwards traffic goes on."""
+    left, right = tunnel
+    before, told = frames(left), len(log.read_text())
+    with looped():
+        said = five_pings(left.host, address, size)
+        assert frames(left) - before < FRAMES_MAX
+    assert re.search(rf"From {address} icmp_seq=\d {REASON[ip_address(address).version]}", said)
+    ping_without_a_retry(left.host, address)
+    [line] = log.read_text()[told:].splitlines()
+    assert " ERROR " in line
+    assert "leads into the tunnel itself" in line
+    ping(right.host, left.inner4)
+
+
 @pytest.mark.parametrize("size", [56, 1372, 8000])
-def test_a_loop_makes_no_storm(tunnel: tuple[Side, Side], looped: Looped, size: int) -> None:
+def test_a_route_that_comes_to_lead_into_the_tunnel_makes_no_storm(
+    tunnel: tuple[Side, Side], looped: Looped, log: Path, size: int
+) -> None:
     left, right = tunnel
     ping(left.host, right.inner4)
-    before = frames(left)
-    with looped():
-        five_pings(left.host, right.inner4, size)
-        assert frames(left) - before < FRAMES_MAX
-    ping(left.host, right.inner4)
+    check(tunnel, looped, log, right.inner4, size)
 
 
-def test_nor_does_one_before_the_first_handshake(tunnel: tuple[Side, Side], looped: Looped) -> None:
+def test_nor_does_one_that_was_there_before_the_first_handshake(
+    tunnel: tuple[Side, Side], looped: Looped, log: Path
+) -> None:
+    check(tunnel, looped, log, tunnel[1].inner6, 56)
+
+
+def give_another_endpoint(left: Side) -> None:
+    """Of the other family."""
+    peer, endpoint = left.show("endpoints").split()
+    left.set("peer", peer, "endpoint", SECOND[endpoint])
+
+
+def give_a_mark(left: Side) -> None:
+    """For which there is a route of its own already."""
+    left.set("fwmark", MARK)
+
+
+@pytest.mark.parametrize("mend", [give_another_endpoint, give_a_mark])
+def test_settings_that_mend_it_do_so_at_once(
+    tunnel: tuple[Side, Side], looped: Looped, mend: Callable[[Side], None]
+) -> None:
     left, right = tunnel
-    before = frames(left)
-    with looped():
-        five_pings(left.host, right.inner6)
+    by_the_mark = ["rule", "add", "fwmark", MARK, "lookup", MARK]
+    for version, network in (("-4", "192.0.2.0/24"), ("-6", "2001:db8::/64")):
+        left.host.run("ip", version, "route", "replace", network, "dev", "cable", "table", MARK)
+        left.host.run("ip", version, *by_the_mark)
+    try:
+        with looped():
+            five_pings(left.host, right.inner4)
+            mend(left)
+            ping_without_a_retry(left.host, right.inner4)
+    finally:
+        for version in ("-4", "-6"):
+            left.host.run("ip", version, "rule", "delete", "fwmark", MARK)
+
+
+def test_a_peer_that_pretends_to_be_inside_the_tunnel_harms_only_itself(
+    tunnel: tuple[Side, Side], log: Path
+) -> None:
+    left, right = tunnel
+    ping(right.host, left.inner4)
+    before, told = frames(left), len(log.read_text())
+    to = [f"{left.host.outer4}/32", "dev", "cable", "src", right.inner4]
+    right.host.run("ip", "route", "add", *to)
+    endpoint = f"{left.host.outer4}:{left.port}"
+    right.set("peer", left.public_key, "endpoint", endpoint)  # so it forgets from where it sent
+    try:
+        five_pings(right.host, left.inner4)
+        assert left.show("endpoints").endswith(f"\t{right.inner4}:{right.port}")
         assert frames(left) - before < FRAMES_MAX
+        assert log.read_text()[told:].count("leads into the tunnel itself") == 1
+    finally:
+        right.host.run("ip", "route", "delete", *to)
+    ping_without_a_retry(right.host, left.inner4)
+    ping(left.host, right.inner4)
 
 
 def test_a_peer_may_be_reached_through_another_one(tunnel: tuple[Side, Side]) -> None:

@@ -89,9 +89,17 @@ class Side:
     def read(self) -> list[bytes]:
         while True:
             try:
-                self.received.append(self.tun.recv(65535)[IPV4.size :])
+                frame = self.tun.recv(65535)
             except BlockingIOError:
                 return self.received
+            if frame[9] != socket.IPPROTO_ICMP:  # the fake sends no errors
+                self.received.append(frame[IPV4.size :])
+
+
+def judge_loop(plane: Plane, *, looped: bool) -> None:
+    endpoint = plane.stats(0).endpoint
+    assert endpoint is not None
+    plane.judge_loop(0, endpoint, looped)
 
 
 class Likeness:
@@ -115,10 +123,12 @@ class Likeness:
             "expire": lambda a, b: a.both(lambda plane: plane.expire_keypairs(0)),
             "drop": lambda a, b: a.both(lambda plane: plane.drop_keypairs(0)),
             "drop staged": lambda a, b: a.both(lambda plane: plane.drop_staged(0)),
+            "loop": lambda a, b: a.both(lambda plane: judge_loop(plane, looped=True)),
+            "no loop": lambda a, b: a.both(lambda plane: judge_loop(plane, looped=False)),
             "wake": lambda a, b: a.both(lambda plane: plane.set_wake(0, None)),
             "advance": lambda a, b: self.advance(),
         }
-        self.weights = [4, 2, 8, 6, 4, 4, 1, 1, 1, 2, 3]
+        self.weights = [4, 2, 8, 6, 4, 4, 1, 1, 1, 1, 2, 2, 3]
 
     def handshake(self, a: Side, b: Side, *, complete: bool) -> None:
         """A session of which b is the responder; a gets it unless the response is lost."""

@@ -143,9 +143,6 @@ class SimPlane(FakePlane):
         self._initiated_ns: dict[int, int] = {}  # slot, whoever is in it -> when it was message 1
         self._answered: dict[int, set[bytes]] = {}  # slot -> indexes of initiations
 
-    def lookup(self, address: bytes) -> int | None:
-        return self._owners.get((address, 8 * len(address)))
-
     def move(self, here: Endpoint) -> None:
         """Send and receive at another address from now on."""
         self._sockets.address = here.address

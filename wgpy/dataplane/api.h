@@ -65,7 +65,8 @@ typedef struct {
     uint8_t addr[16];        /* network order; IPv4 in the first four */
     uint8_t source[16];      /* local address, same family; all zero when unknown */
     uint32_t source_ifindex; /* interface on which it reached us; 0 when unknown */
-    uint32_t source_refused; /* 1: not to be sent from, see wg_peer_judge_path; else 0 */
+    uint16_t source_refused; /* 1: not to be sent from, see wg_peer_judge_path; else 0 */
+    uint16_t looped;         /* 1: not to be sent to, see wg_peer_judge_loop; else 0 */
 } wg_endpoint;
 
 /* The descriptors of one worker, -1 for a missing one. */
@@ -134,6 +135,7 @@ enum wg_pending {
     WG_WANT_HANDSHAKE = 1, /* there is traffic and no (fresh) session */
     WG_KEY_CONFIRMED = 2,  /* the next keypair was used by the peer: call wg_keypair_confirm */
     WG_TIMER_ARMED = 4,    /* a stamp moved so that a deadline lies before the wake time */
+    WG_LOOP_SEEN = 8,      /* a message of ours to the peer came out of the TUN, for the peer */
 };
 
 typedef struct {
@@ -156,12 +158,12 @@ enum wg_kick_kind {
 typedef struct {
     uint64_t tx_no_peer;        /* inner destination in nobody's allowed IPs */
     uint64_t tx_no_endpoint;    /* peer without an endpoint */
-    uint64_t tx_looped;         /* frame with a message of ours to the peer it was to go to */
+    uint64_t tx_looped;         /* message of ours to the peer, or its way is known to be a loop */
     uint64_t tx_invalid;        /* frame from the TUN that is no IP packet we can split */
     uint64_t tx_staged_dropped; /* oldest staged packets pushed out */
     uint64_t tx_send_errors;    /* datagrams the kernel refused */
     uint64_t tx_congested;      /* datagrams dropped because the socket buffer stayed full */
-    uint64_t tx_unreachables;   /* ICMP errors about the first two, written to the TUN */
+    uint64_t tx_unreachables;   /* ICMP errors about the first three, written to the TUN */
     uint64_t tx_cookie_replies; /* cookie replies sent */
     uint64_t tx_packets;        /* inner packets sealed */
     uint64_t tx_frames;         /* TUN reads */
@@ -228,6 +230,9 @@ int wg_peer_clear_source(wg_device *device, uint32_t slot);
 /* Whether to send from the source of a path: the peer's address without the port, the source and
  * its interface.  Holds until the peer has another path. */
 int wg_peer_judge_path(wg_device *device, uint32_t slot, const wg_endpoint *path, int holds);
+/* Whether what is sent to this address and port comes back to go to the peer: then nothing is.
+ * Holds until the peer has another. */
+int wg_peer_judge_loop(wg_device *device, uint32_t slot, const wg_endpoint *endpoint, int looped);
 /* C raises no WANT_HANDSHAKE before gate_ns. */
 int wg_peer_set_handshake_gate(wg_device *device, uint32_t slot, uint64_t gate_ns);
 /* C raises TIMER_ARMED when a stamp moves so that now + its timeout < wake_ns. */
@@ -275,7 +280,8 @@ int wg_keypairs_drop(wg_device *device, uint32_t slot);
 /* Takes up to max events, pending bits first; returns how many.  event_fd is readable afterwards if
  * something is left. */
 int wg_events_take(wg_device *device, wg_event *events, int max);
-/* Sends a handshake message from control. to NULL: the peer's endpoint (-EDESTADDRREQ if none).
+/* Sends a handshake message from control. to NULL: the peer's endpoint (-EDESTADDRREQ if none,
+ * -ELOOP if it is looped).
  * With a slot, counts and stamps it as an authenticated message sent. tos: the outer TOS byte. */
 int wg_message_send(wg_device *device, uint32_t slot, const wg_endpoint *to, const uint8_t *data,
                     uint32_t length, uint8_t tos, uint64_t now_ns);

@@ -1,5 +1,6 @@
 /* ICMP errors for the host itself: "unreachable" for packets with no peer or no endpoint, as the
- * kernel module answers them (RFC 792, RFC 1122 section 3.2.2, RFC 4443 section 3.1).
+ * kernel module answers them (RFC 792, RFC 1122 section 3.2.2, RFC 4443 section 3.1), or with an
+ * endpoint to which no way leads but back into the tunnel.
  *
  * They are written to the TUN and seem to come from the address that could not be reached.  Linux
  * drops what comes in with one of its own addresses as the source, and with rp_filter what comes in

@@ -273,6 +273,10 @@ void wg_peer_stamp_received(struct wg_peer *peer, uint64_t bytes, bool data, uin
 void wg_peer_roam(struct wg_peer *peer, const wg_endpoint *source); /* set if different */
 wg_endpoint wg_peer_endpoint(struct wg_peer *peer);
 void wg_endpoint_clear_source(wg_endpoint *endpoint);
+static inline bool wg_endpoint_is_sendable(const wg_endpoint *endpoint)
+{
+    return endpoint->family && !endpoint->looped;
+}
 /* WANT_HANDSHAKE, unless the gate is shut. */
 void wg_peer_ask_handshake(struct wg_peer *peer, uint64_t now_ns);
 

@@ -116,6 +116,7 @@ class PendingEvent:
     want_handshake: bool
     key_confirmed: bool
     timer_armed: bool
+    loop_seen: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +181,7 @@ def _event_from_c(c: Any) -> PendingEvent | MessageEvent:
             want_handshake=bool(c.pending & lib.WG_WANT_HANDSHAKE),
             key_confirmed=bool(c.pending & lib.WG_KEY_CONFIRMED),
             timer_armed=bool(c.pending & lib.WG_TIMER_ARMED),
+            loop_seen=bool(c.pending & lib.WG_LOOP_SEEN),
         )
     source = _endpoint_from_c(c.source)
     assert source is not None, "every datagram has a source"
@@ -369,6 +371,13 @@ class Plane:
         """
         _checked(lib.wg_peer_judge_path(self._device, slot, _endpoint_to_c(path), holds))
 
+    def judge_loop(self, slot: int, endpoint: Endpoint, looped: bool) -> None:
+        """Send nothing to the peer, or something again, for as long as `endpoint` is the peer's.
+
+        Looped is an endpoint if what is sent there comes back to go to the peer.
+        """
+        _checked(lib.wg_peer_judge_loop(self._device, slot, _endpoint_to_c(endpoint), looped))
+
     def set_handshake_gate(self, slot: int, gate_ns: int) -> None:
         """Ask for no handshake before gate_ns."""
         _checked(lib.wg_peer_set_handshake_gate(self._device, slot, gate_ns))
@@ -509,7 +518,8 @@ class Plane:
     ) -> None:
         """Send a handshake message; with a slot it counts as the peer's.
 
-        `to` None is the peer's endpoint (OSError with EDESTADDRREQ: it has none).
+        `to` None is the peer's endpoint (OSError with EDESTADDRREQ: it has none; with ELOOP: it is
+        looped).
         """
         c_slot = lib.WG_NO_SLOT if slot is None else slot
         c_to = ffi.NULL if to is None else _endpoint_to_c(to)

@@ -192,11 +192,14 @@ static struct wg_peer *route_frame(struct send_worker *worker, const struct outg
         wg_count(worker->device, tx_no_peer, 1);
         return NULL;
     }
-    if (!wg_peer_endpoint(peer).family) {
+    wg_endpoint endpoint = wg_peer_endpoint(peer);
+    if (wg_endpoint_is_sendable(&endpoint))
+        return peer;
+    if (endpoint.looped)
+        wg_count(worker->device, tx_looped, 1);
+    else
         wg_count(worker->device, tx_no_endpoint, 1);
-        return NULL;
-    }
-    return peer;
+    return NULL;
 }
 
 static enum outcome seal_frame(struct send_worker *worker, struct wg_peer *peer,
@@ -231,6 +234,7 @@ static enum outcome send_frame_round(struct send_worker *worker, struct outgoing
         return UNREACHABLE;
     if (wg_nested_is_to(&frame->nested, peer)) {
         wg_count(worker->device, tx_looped, 1);
+        wg_event_pend(peer, WG_LOOP_SEEN);
         return DONE;
     }
     struct wg_keypair *keypair = wg_keypair_sending(peer, worker->now_ns);
@@ -327,9 +331,11 @@ static int send_frames(struct send_worker *worker)
 static enum outcome send_kicked_peer(struct send_worker *worker, struct wg_peer *peer,
                                      uint32_t kinds)
 {
+    wg_endpoint endpoint = wg_peer_endpoint(peer);
+
     if (kinds & WG_KICK_KEEPALIVE && !atomic_load(&peer->staged_count))
         wg_staged_add(peer, worker->index, worker->frame, 0, 0);
-    if (!wg_staged_waits(peer, worker->index) || !wg_peer_endpoint(peer).family)
+    if (!wg_staged_waits(peer, worker->index) || !wg_endpoint_is_sendable(&endpoint))
         return DONE;
     struct wg_keypair *keypair = wg_keypair_sending(peer, worker->now_ns);
     if (!keypair) {

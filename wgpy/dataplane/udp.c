@@ -596,6 +596,8 @@ static int message_endpoint(wg_device *device, uint32_t slot, const wg_endpoint 
             return -ENOENT;
         *out = wg_peer_endpoint(peer);
     }
+    if (out->looped)
+        return -ELOOP;
     return out->family ? 0 : -EDESTADDRREQ;
 }
 
