@@ -4,10 +4,13 @@ And what comes of the word of control that it does.
 """
 
 import errno
+import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from ipaddress import ip_address
+from itertools import product
+from socket import AF_INET, AF_INET6, AddressFamily, inet_pton
 
 import pytest
 
@@ -30,7 +33,8 @@ from .packets import MF, UDP, Packet, vnet
 
 pytestmark = pytest.mark.threads
 
-LOOPBACK = bytes([127, 0, 0, 1])
+IP_RECVTTL = 12  # <linux/in.h>
+LOOPBACK = {AF_INET: inet_pton(AF_INET, "127.0.0.1"), AF_INET6: inet_pton(AF_INET6, "::1")}
 V4 = Packet(4, UDP, dst=int(ip_address("10.9.0.1")))
 V6 = Packet(6, UDP, src=int(ip_address("fd77::1")), dst=int(ip_address("fd09::1")))
 WITNESS = Packet(4, UDP, dst=int(ip_address("10.8.0.1")))
@@ -50,10 +54,10 @@ OURS = message(MESSAGE_TRANSPORT, INDEX)
 class Tunnel:
     """A running plane with a peer behind V4 and V6, and one more behind WITNESS."""
 
-    def __init__(self, stack: ExitStack, features: int = 0) -> None:
+    def __init__(self, stack: ExitStack, features: int = 0, family: int = AF_INET) -> None:
         self.plane = stack.enter_context(closing(Plane()))
         self._vnet = vnet() if features & Feature.VNET_HDR else b""
-        self.tun, self.udp = start(self.plane, stack, features)
+        self.tun, self.udp = start(self.plane, stack, features, family)
         self.peer = self.add_peer("10.9.0.0", "fd09::")
         self.install(self.peer, INDEX)
         self.install(self.add_peer("10.8.0.0"), WITNESS_INDEX)
@@ -85,7 +89,8 @@ class Tunnel:
 
     @property
     def endpoint(self) -> Endpoint:
-        return Endpoint(LOOPBACK, self.udp.getsockname()[1])
+        family: AddressFamily = self.udp.family
+        return Endpoint(LOOPBACK[family], self.udp.getsockname()[1])
 
     @property
     def looped(self) -> int:
@@ -182,6 +187,53 @@ def test_a_train_of_messages_goes_nowhere() -> None:
         assert tunnel.looped == 2
 
 
+# ---- messages of others --------------------------------------------------------------------------
+
+
+def hops_of(tunnel: Tunnel, packet: Packet) -> int | None:
+    """The TTL with which a packet leaves in a message, None if it does not."""
+    if not tunnel.sends(bytes(packet)):
+        return None
+    tunnel.tun.send(bytes(packet))
+    [(_, _, ttl)] = tunnel.udp.recvmsg(65535, 64)[1]
+    return int.from_bytes(ttl, "little")
+
+
+@pytest.fixture(params=[AF_INET, AF_INET6], ids=["outside ipv4", "outside ipv6"])
+def tunnel_with_hops(request: pytest.FixtureRequest) -> Iterator[Tunnel]:
+    """The test's end of the socket tells the TTL of what came."""
+    with ExitStack() as stack:
+        try:
+            tunnel = Tunnel(stack, family=request.param)
+        except OSError:
+            pytest.skip("the host has no IPv6")
+        if request.param == AF_INET:
+            tunnel.udp.setsockopt(socket.IPPROTO_IP, IP_RECVTTL, 1)
+        else:
+            tunnel.udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVHOPLIMIT, 1)
+        yield tunnel
+
+
+def test_what_carries_a_message_has_fewer_hops_left_than_that(tunnel_with_hops: Tunnel) -> None:
+    kinds = (MESSAGE_INITIATION, MESSAGE_RESPONSE, MESSAGE_COOKIE_REPLY, MESSAGE_TRANSPORT)
+    for kind, packet in product(kinds, (V4, V6)):
+        nested = replace(packet, payload=message(kind, INDEX + 1))
+        for ttl, hops in ((64, 56), (255, 56), (30, 22), (9, 1)):
+            assert hops_of(tunnel_with_hops, replace(nested, ttl=ttl)) == hops
+
+
+def test_a_message_that_is_nested_too_deep_is_carried_no_further(tunnel_with_hops: Tunnel) -> None:
+    nested = replace(V4, payload=message(MESSAGE_TRANSPORT, INDEX + 1))
+    for ttl in (0, 1, 8):
+        assert hops_of(tunnel_with_hops, replace(nested, ttl=ttl)) is None
+    assert tunnel_with_hops.looped == 3
+
+
+def test_what_carries_anything_else_has_hops_of_its_own(tunnel_with_hops: Tunnel) -> None:
+    for payload in (b"", message(0, INDEX), message(5, INDEX), message(0x10004, INDEX)):
+        assert hops_of(tunnel_with_hops, replace(V4, ttl=3, payload=payload)) == 64
+
+
 # ---- known loops ---------------------------------------------------------------------------------
 
 
@@ -214,7 +266,7 @@ def test_it_lasts_as_long_as_the_peer_is_there(tunnel: Tunnel) -> None:
     other_port = replace(tunnel.endpoint, port=9)
     for other in (elsewhere, other_port):
         tunnel.judge(looped=True)
-        tunnel.plane.set_endpoint(tunnel.peer, replace(tunnel.endpoint, source=LOOPBACK))
+        tunnel.plane.set_endpoint(tunnel.peer, replace(tunnel.endpoint, source=LOOPBACK[AF_INET]))
         tunnel.plane.clear_source(tunnel.peer)
         assert tunnel.sends(bytes(V4)) == 0
         tunnel.plane.set_endpoint(tunnel.peer, other)

@@ -3,16 +3,17 @@
 import re
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 from netns.conftest import join_two, namespaces, plan_sides
-from netns.lab import ENVIRONMENT, Namespace, Side, eventually, key_pair, ping
+from netns.lab import ENVIRONMENT, Namespace, Side, eventually, ping
 
 FRAMES_MAX = 500  # of five pings; without a guard, 250,000 a second
+ROUNDABOUT_FRAMES_MAX = 10_000
 BEHIND = "10.88.0.1", "10.88.0.2"  # the left and its peer behind the right
 SECOND = {
     "192.0.2.2:51820": "[2001:db8::2]:51820",
@@ -169,22 +170,79 @@ def test_a_peer_that_pretends_to_be_inside_the_tunnel_harms_only_itself(
     ping(left.host, right.inner4)
 
 
-def test_a_peer_may_be_reached_through_another_one(tunnel: tuple[Side, Side]) -> None:
-    """The endpoint of a second interface of the right is its address in the tunnel of the first."""
+# ---- more than one peer --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def second(tunnel: tuple[Side, Side]) -> Iterator[tuple[Side, Side]]:
+    """Two sides more on the two hosts, of which only the right one has an interface yet."""
     left, right = tunnel
-    private_key, public_key = key_pair()
-    inner = replace(
-        right, interface=f"{right.interface}x", private_key=private_key, public_key=public_key
-    )
-    inner = replace(inner, inner4=BEHIND[1], port=51821)
-    right.host.run("wgpy", inner.interface)
-    try:
-        inner.configure(inner.settings(left, allowed=BEHIND[0]).replace("Endpoint", "#"))
-        left.host.run("ip", "address", "add", f"{BEHIND[0]}/24", "dev", left.interface)
-        endpoint = f"{right.inner4}:{inner.port}"
-        left.set("peer", public_key, "endpoint", endpoint, "allowed-ips", BEHIND[1])
-        ping(left.host, BEHIND[1], count=10)
-        ping(right.host, BEHIND[0], size=1000)
-    finally:
-        left.host.run("ip", "address", "delete", f"{BEHIND[0]}/24", "dev", left.interface)
-        right.host.run("ip", "link", "delete", inner.interface)
+    others = []
+    for side, inner4 in zip(tunnel, BEHIND, strict=True):
+        name = f"{side.interface}x"
+        keyed = replace(side.with_new_keys(), interface=name, inner4=inner4, port=51821)
+        others.append(replace(keyed, inner6=f"{side.inner6}88"))
+    right.host.run("wgpy", others[1].interface)
+    yield others[0], others[1]
+    for side in others:
+        side.host.run("ip", "link", "delete", side.interface, check=False)
+    left.host.run("ip", "address", "delete", f"{BEHIND[0]}/24", "dev", left.interface, check=False)
+
+
+def check_bounded(target: Side, ways: list[tuple[str, Side]], size: int) -> None:
+    """Pings to the target end some time, though its endpoints lie along these ways."""
+    sides = {side.interface: side for _, side in ways}.values()
+    host = ways[0][1].host
+    before = sum(frames(side) for side in sides)
+    with ExitStack() as stack:
+        for to, side in ways:
+            host.run("ip", "route", "add", to, "dev", side.interface)
+            stack.callback(host.run, "ip", "route", "delete", to, "dev", side.interface)
+        five_pings(host, target.inner4, size)
+        assert sum(frames(side) for side in sides) - before < ROUNDABOUT_FRAMES_MAX
+    ping_without_a_retry(host, target.inner4)
+
+
+@pytest.mark.parametrize("size", [56, 1372, 8000])
+def test_tunnels_that_lead_into_each_other_make_no_storm(
+    tunnel: tuple[Side, Side], second: tuple[Side, Side], size: int
+) -> None:
+    (left, right), (left2, right2) = tunnel, second
+    left.host.run("wgpy", left2.interface)
+    outer4, outer6 = right.host.outer4, right.host.outer6
+    left.setconf(left.settings(right, allowed=f"{right.inner4}, {outer6}"))
+    left2.configure(left2.settings(right2, outside=6, allowed=f"{right2.inner4}, {outer4}"))
+    right2.configure(right2.settings(left2, outside=6))
+    ping(left.host, right.inner4)
+    ping(left.host, right2.inner4)
+    check_bounded(right, [(outer4, left2), (outer6, left)], size)
+
+
+@pytest.mark.parametrize("size", [56, 1372, 8000])
+def test_peers_that_are_reached_through_each_other_make_no_storm(
+    tunnel: tuple[Side, Side], second: tuple[Side, Side], size: int
+) -> None:
+    (left, right), (_, right2) = tunnel, second
+    outer4, outer6 = right.host.outer4, right.host.outer6
+    left.setconf(left.settings(right, allowed=f"{right.inner4}, {outer6}"))
+    endpoint = f"[{outer6}]:{right2.port}"
+    allowed = f"{right2.inner4},{outer4}"
+    left.set("peer", right2.public_key, "endpoint", endpoint, "allowed-ips", allowed)
+    left.host.run("ip", "address", "add", f"{BEHIND[0]}/24", "dev", left.interface)
+    right2.configure(right2.settings(left, outside=6, allowed=BEHIND[0]))
+    ping(left.host, right.inner4)
+    ping(left.host, right2.inner4)
+    check_bounded(right, [(outer4, left), (outer6, left)], size)
+
+
+def test_a_peer_may_be_reached_through_another_one(
+    tunnel: tuple[Side, Side], second: tuple[Side, Side]
+) -> None:
+    """The endpoint of a second interface of the right is its address in the tunnel of the first."""
+    (left, right), (_, right2) = tunnel, second
+    right2.configure(right2.settings(left, allowed=BEHIND[0]).replace("Endpoint", "#"))
+    left.host.run("ip", "address", "add", f"{BEHIND[0]}/24", "dev", left.interface)
+    endpoint = f"{right.inner4}:{right2.port}"
+    left.set("peer", right2.public_key, "endpoint", endpoint, "allowed-ips", BEHIND[1])
+    ping(left.host, BEHIND[1], count=10)
+    ping(right.host, BEHIND[0], size=1000)

@@ -66,7 +66,8 @@ typedef struct {
     uint8_t source[16];      /* local address, same family; all zero when unknown */
     uint32_t source_ifindex; /* interface on which it reached us; 0 when unknown */
     uint16_t source_refused; /* 1: not to be sent from, see wg_peer_judge_path; else 0 */
-    uint16_t looped;         /* 1: not to be sent to, see wg_peer_judge_loop; else 0 */
+    uint8_t looped;          /* 1: not to be sent to, see wg_peer_judge_loop; else 0 */
+    uint8_t hops;            /* IP TTL of this message to it; 0: the socket's */
 } wg_endpoint;
 
 /* The descriptors of one worker, -1 for a missing one. */
@@ -158,7 +159,7 @@ enum wg_kick_kind {
 typedef struct {
     uint64_t tx_no_peer;        /* inner destination in nobody's allowed IPs */
     uint64_t tx_no_endpoint;    /* peer without an endpoint */
-    uint64_t tx_looped;         /* message of ours to the peer, or its way is known to be a loop */
+    uint64_t tx_looped;         /* message back to its own peer, or nested too deep; looped peer */
     uint64_t tx_invalid;        /* frame from the TUN that is no IP packet we can split */
     uint64_t tx_staged_dropped; /* oldest staged packets pushed out */
     uint64_t tx_send_errors;    /* datagrams the kernel refused */

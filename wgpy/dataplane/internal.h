@@ -305,12 +305,13 @@ void wg_flow_sent(wg_device *device, uint32_t worker, const uint8_t *ip, uint32_
 /* The worker whose queue the packet has to be written to. */
 uint32_t wg_flow_queue(wg_device *device, uint32_t worker, const uint8_t *ip, uint32_t length);
 
-/* ---- loops.c: our own messages that come out of the TUN
+/* ---- loops.c: messages of WireGuard that come out of the TUN
  * -------------------------------------------------------- */
 
 struct wg_nested {  /* a WireGuard message that a packet from the TUN carries */
-    uint32_t type;  /* WG_MESSAGE_*; anything else: none of ours */
+    uint32_t type;  /* WG_MESSAGE_*; 0: there is none */
     uint32_t index; /* the receiver's of a transport message, the sender's of a handshake's */
+    uint8_t hops;   /* IP TTL for the message that carries it; 0: it is nested too deep */
 };
 
 /* A whole IP packet or super-packet; all segments of one have the first one's type and index. */

@@ -1,4 +1,4 @@
-/* Our own messages that come out of the TUN.
+/* Messages of WireGuard that come out of the TUN: tunnels in tunnels, and loops.
  *
  * The route to a peer's endpoint may lead into the tunnel, and in there to that very peer.  Then a
  * message would be sealed again and again, longer each time, and once it is longer than the MTU as
@@ -8,7 +8,13 @@
  * may go through the tunnel of another.
  *
  * Of a message in fragments only the first is known.  The others take a turn more, in which they
- * become messages that are shorter. */
+ * become messages that are shorter.
+ *
+ * A loop may take more turns: by another peer, interface or host.  Nothing of ours is to be known
+ * in there, so what carries a message has a lower TTL than that, and at last is not sent.  As many
+ * nestings as it takes must not make a message longer than the MTU, for of its fragments only the
+ * first has the TTL of what it carries: 8 of them are 760 bytes, and an IPv6 MTU is 1280 at least.
+ */
 #include <netinet/in.h>
 
 #include "internal.h"
@@ -17,7 +23,9 @@
 #define FRAGMENT_OFFSET   0x1fff /* IPv4 */
 #define FRAGMENT_LEN      8      /* IPv6's header for it */
 #define UDP_LEN           8
-#define MESSAGE_BEGIN_LEN 8 /* type and index */
+#define MESSAGE_BEGIN_LEN 8  /* type and index */
+#define HOPS              64 /* ip_default_ttl of Linux; a message of others may begin with more */
+#define HOPS_A_NESTING    8
 
 /* Both: offset of the UDP header in a whole IP packet, 0 without one. */
 static uint32_t find_udp4(const uint8_t *ip)
@@ -40,6 +48,15 @@ static uint32_t find_udp6(const uint8_t *ip, uint32_t length)
     return IPV6_LEN + FRAGMENT_LEN;
 }
 
+static uint8_t hops_left(const uint8_t *ip)
+{
+    uint8_t hops = ip[0] >> 4 == 4 ? ip[8] : ip[7];
+
+    if (hops > HOPS)
+        hops = HOPS;
+    return hops > HOPS_A_NESTING ? hops - HOPS_A_NESTING : 0;
+}
+
 struct wg_nested wg_nested_read(const uint8_t *ip, uint32_t length)
 {
     uint32_t udp = ip[0] >> 4 == 4 ? find_udp4(ip) : find_udp6(ip, length);
@@ -47,7 +64,11 @@ struct wg_nested wg_nested_read(const uint8_t *ip, uint32_t length)
     if (!udp || udp + UDP_LEN + MESSAGE_BEGIN_LEN > length)
         return (struct wg_nested){0};
     const uint8_t *message = ip + udp + UDP_LEN;
-    return (struct wg_nested){.type = wg_load_le32(message), .index = wg_load_le32(message + 4)};
+    uint32_t type = wg_load_le32(message);
+    if (type < WG_MESSAGE_INITIATION || type > WG_MESSAGE_TRANSPORT)
+        return (struct wg_nested){0};
+    return (struct wg_nested){
+        .type = type, .index = wg_load_le32(message + 4), .hops = hops_left(ip)};
 }
 
 static bool is_session(const struct wg_keypair *keypair, uint32_t remote_index)

@@ -218,11 +218,26 @@ static enum outcome seal_frame(struct send_worker *worker, struct wg_peer *peer,
         wg_peer_ask_handshake(peer, worker->now_ns);
         return DONE;
     }
+    sealing.to.hops = frame->nested.hops;
     for (uint32_t i = 0; i < count && wg_gso_next(gso, &packet); i++)
         seal_packet(worker, &sealing, packet.data, packet.length, frame->ecn);
     sealing_end(worker, &sealing, true);
     wg_count(worker->device, tx_packets, count);
     return count < left ? NO_ROOM : DONE;
+}
+
+/* A message that must not be carried to the peer. */
+static bool drop_nested(struct send_worker *worker, struct wg_peer *peer,
+                        const struct wg_nested *nested)
+{
+    bool ours = wg_nested_is_to(nested, peer);
+
+    if (!ours && nested->hops)
+        return false;
+    wg_count(worker->device, tx_looped, 1);
+    if (ours)
+        wg_event_pend(peer, WG_LOOP_SEEN);
+    return true;
 }
 
 /* One round under the read lock. */
@@ -232,11 +247,8 @@ static enum outcome send_frame_round(struct send_worker *worker, struct outgoing
 
     if (!peer)
         return UNREACHABLE;
-    if (wg_nested_is_to(&frame->nested, peer)) {
-        wg_count(worker->device, tx_looped, 1);
-        wg_event_pend(peer, WG_LOOP_SEEN);
+    if (frame->nested.type && drop_nested(worker, peer, &frame->nested))
         return DONE;
-    }
     struct wg_keypair *keypair = wg_keypair_sending(peer, worker->now_ns);
     if (!keypair) {
         stage_frame(worker, peer, frame);

@@ -120,8 +120,18 @@ static struct cmsghdr *control_put_source(struct msghdr *msg, struct cmsghdr *at
     return control_put(msg, at, IPPROTO_IPV6, IPV6_PKTINFO, &info, sizeof(info));
 }
 
-/* Source, TOS and segment size, each only when it says something: an empty control is no control.
- */
+static struct cmsghdr *control_put_hops(struct msghdr *msg, struct cmsghdr *at,
+                                        const wg_endpoint *to)
+{
+    bool v4 = to->family == AF_INET;
+    int hops = to->hops;
+
+    return control_put(msg, at, v4 ? IPPROTO_IP : IPPROTO_IPV6, v4 ? IP_TTL : IPV6_HOPLIMIT, &hops,
+                       sizeof(hops));
+}
+
+/* Source, TTL, TOS and segment size, each only when it says something: an empty control is no
+ * control. */
 static void message_set_control(struct msghdr *msg, union control *control, const wg_endpoint *to,
                                 uint8_t tos, uint16_t segment)
 {
@@ -131,6 +141,8 @@ static void message_set_control(struct msghdr *msg, union control *control, cons
     msg->msg_controllen = 0;
     if (endpoint_has_source(to))
         at = control_put_source(msg, at, to);
+    if (to->hops)
+        at = control_put_hops(msg, at, to);
     if (tos) {
         int value = tos;
         bool v4 = to->family == AF_INET;
