@@ -208,19 +208,20 @@ def test_a_batch_leaves_in_one_piece(kernel: FaultyKernel, wire: Wire) -> None:
     assert batches(kernel, wire.port(0)) == [segment(SMALL)]
 
 
-def test_on_eio_the_device_batches_no_more_and_nothing_is_lost(
+def test_on_eio_that_peer_is_sent_no_more_batches_and_the_others_are(
     kernel: FaultyKernel, wire: Wire
 ) -> None:
-    kernel.on_send = refusing(errno.EIO, is_batch)
-    sent = [wire.send(peer, 10, rest=SMALL // 2) for peer in (0, 1)]
+    refused, other = wire.port(0), wire.port(1)
+    kernel.on_send = refusing(errno.EIO, lambda m: m.port == refused and m.segment)
+    sent = [wire.send(peer, 10, LARGE, rest=SMALL) for peer in (0, 1)]
     wire.start()
     for peer in (0, 1):
         wire.assert_all_came(peer, sent[peer])
     kernel.sends.clear()
-    wire.assert_all_came(2, wire.send(2, 10))
-    wire.install(0)
-    wire.assert_all_came(0, wire.send(0, 10))
-    assert [batches(kernel, wire.port(peer)) for peer in (0, 2)] == [[], []]
+    wire.assert_all_came(0, wire.send(0, 10, SMALL), first=12)
+    wire.assert_all_came(1, wire.send(1, 10, LARGE), first=12)
+    assert batches(kernel, refused) == [], "it was tried again, with shorter ones"
+    assert batches(kernel, other) == [segment(LARGE)]
     assert wire.count("tx_send_errors") == 0
 
 
@@ -242,8 +243,9 @@ def test_a_peer_is_sent_no_more_batches_of_a_size_that_does_not_fit(
     assert wire.count("tx_send_errors") == 0
 
 
-def test_a_new_session_tries_the_size_again(kernel: FaultyKernel, wire: Wire) -> None:
-    kernel.on_send = refusing(errno.EMSGSIZE, is_batch)
+@pytest.mark.parametrize("error", [errno.EMSGSIZE, errno.EIO], ids=errno.errorcode.get)
+def test_a_new_session_tries_the_size_again(kernel: FaultyKernel, wire: Wire, error: int) -> None:
+    kernel.on_send = refusing(error, is_batch)
     wire.start()
     wire.assert_all_came(0, wire.send(0, 10))
     wire.install(0)

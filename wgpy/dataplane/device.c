@@ -142,7 +142,6 @@ int wg_device_start(wg_device *device, const wg_io *io)
     if (!atomic_load(&device->stopping))
         return -EBUSY;
     device->io = *io;
-    atomic_store(&device->features, io->features);
     for (uint32_t i = 0; i < device->workers; i++)
         wg_wake_drain(device->send_wake_fds[i]);
     wg_wake_drain(device->receive_wake_fd);

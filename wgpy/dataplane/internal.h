@@ -230,7 +230,6 @@ struct wg_device {
     wg_io io;                                     /* written before the threads start */
     _Atomic uint8_t flow_queues[WG_FLOW_BUCKETS]; /* flows.c; send threads write */
     atomic_bool stopping;
-    _Atomic uint32_t features; /* io.features less what failed at run time */
     _Atomic uint32_t mtu;
     _Atomic uint64_t clock_offset_ns;
 
@@ -494,9 +493,10 @@ uint32_t wg_udp_room(const struct wg_udp_sender *sender, uint32_t length);
 uint8_t *wg_udp_next(struct wg_udp_sender *sender);
 void wg_udp_commit(struct wg_udp_sender *sender, uint32_t length, uint32_t slot,
                    const wg_endpoint *to, uint8_t tos, uint32_t manner);
-/* Sends the batch and empties it. Handles GSO fallback (EIO: off for good; EINVAL/EMSGSIZE: this
- * run is sent unbatched), a stale source (EINVAL/EADDRNOTAVAIL: resent without it) and a full
- * socket buffer (waited for a moment, then dropped). */
+/* Sends the batch and empties it. Handles GSO fallback (EIO, EINVAL, EMSGSIZE: this run is sent
+ * unbatched, and no such one to this peer until it has a new session), a stale source
+ * (EINVAL/EADDRNOTAVAIL: resent without it) and a full socket buffer (waited for a moment, then
+ * dropped). */
 void wg_udp_flush(wg_device *device, struct wg_udp_sender *sender);
 
 /* ---- tun.c

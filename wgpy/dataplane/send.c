@@ -67,9 +67,8 @@ struct sealing { /* what all messages of one round share */
 static bool gso_allowed(const struct send_worker *worker, struct wg_peer *peer, uint32_t length)
 {
     uint32_t refused = atomic_load_explicit(&peer->gso_refused, memory_order_relaxed);
-    uint32_t features = atomic_load_explicit(&worker->device->features, memory_order_relaxed);
 
-    return features & WG_FEATURE_UDP_GSO && (!refused || length < refused);
+    return worker->device->io.features & WG_FEATURE_UDP_GSO && (!refused || length < refused);
 }
 
 static uint32_t udp_manner(const struct send_worker *worker, const struct sealing *sealing,

@@ -5,7 +5,8 @@
  * one sendmmsg.  In: recvmmsg with UDP_GRO, each message a train of equal-size datagrams.
  *
  * Where the kernel surprises:
- * - UDP_SEGMENT without transmit checksum offload on the egress device gives EIO.
+ * - UDP_SEGMENT gives EIO by a route through IPsec, and before Linux 6.11 by a device without
+ *   transmit checksum offload.
  * - A segment above the route's MTU gives EINVAL before about Linux 6.14, EMSGSIZE after.
  * - A source address that is no longer ours gives EINVAL; it looks the same as the case above.  In
  *   IPv4, newer kernels give ENETUNREACH; it looks the same as no route at all.
@@ -447,13 +448,13 @@ static void peer_forget_source(wg_device *device, const struct run *run)
     pthread_rwlock_unlock(&device->tables);
 }
 
-/* Segments of this size do not fit the route to the peer: stop batching them for this session. */
-static void peer_refuse_gso(wg_device *device, const struct run *run)
+/* The route to the peer takes no segments of so many bytes or more: send it none this session. */
+static void peer_refuse_gso(wg_device *device, const struct run *run, uint32_t segment)
 {
     pthread_rwlock_rdlock(&device->tables);
     struct wg_peer *peer = wg_peer_find(device, run->slot);
     if (peer)
-        atomic_store_explicit(&peer->gso_refused, run->segment, memory_order_relaxed);
+        atomic_store_explicit(&peer->gso_refused, segment, memory_order_relaxed);
     pthread_rwlock_unlock(&device->tables);
 }
 
@@ -509,10 +510,7 @@ static void run_recover(wg_device *device, struct wg_udp_sender *sender, const s
     if (run_send_without_source(device, sender, run, i, &error))
         return;
     if (run->count > 1 && (error == EIO || is_too_long(error))) {
-        if (error == EIO)
-            atomic_fetch_and(&device->features, ~(uint32_t)WG_FEATURE_UDP_GSO);
-        else
-            peer_refuse_gso(device, run);
+        peer_refuse_gso(device, run, error == EIO ? 1 : run->segment);
         run_send_singly(device, sender, run, i);
         return;
     }
