@@ -40,7 +40,8 @@ enum {
 enum {
     WG_MAX_PEERS = 1 << 20,
     WG_STAGED_MAX = 128,           /* staged packets per peer; the oldest is dropped */
-    WG_STAGED_MAX_BYTES = 1 << 20, /* staged bytes per peer, likewise */
+    WG_STAGED_MAX_BYTES = 1 << 20, /* memory for them, bytes per peer, likewise, ... */
+    WG_STAGED_ALL_MAX = 64 << 20,  /* ... and of all peers, but for the newest of each */
     WG_REPLAY_WINDOW = 8128,       /* usable counters behind the newest (RFC 6479) */
     WG_EVENT_RING = 4096,          /* handshake messages waiting for control */
     WG_LOAD = WG_EVENT_RING / 8,   /* so many of them are load (5.3, as the kernel module), ... */

@@ -181,7 +181,7 @@ struct wg_peer {
 
     pthread_mutex_t staged_lock;
     struct wg_staged *staged_first, *staged_last; /* staged_lock */
-    uint32_t staged_bytes;                        /* staged_lock */
+    uint32_t staged_bytes;                        /* of memory; staged_lock */
     uint8_t staged_by[WG_MAX_WORKERS];            /* packets of each worker; staged_lock */
     _Atomic uint32_t staged_count;                /* written under staged_lock, read without */
     _Atomic uint32_t staged_workers;              /* bit i: worker i has some; likewise */
@@ -231,6 +231,7 @@ struct wg_device {
     _Atomic uint8_t flow_queues[WG_FLOW_BUCKETS]; /* flows.c; send threads write */
     atomic_bool stopping;
     _Atomic uint32_t mtu;
+    _Atomic uint64_t staged_bytes; /* of all peers; under each one's staged_lock */
     _Atomic uint64_t clock_offset_ns;
 
     pthread_mutex_t events_lock;

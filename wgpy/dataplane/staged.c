@@ -1,4 +1,6 @@
-/* Packets that wait for a session: one queue per peer, oldest first, bounded by count and bytes.
+/* Packets that wait for a session: one queue per peer, oldest first, bounded by count and bytes,
+ * and all together by bytes.  Whoever finds no room makes some in its own queue, as far as there is
+ * something: a peer always has its newest packet, its keepalive not least.
  *
  * Each packet belongs to the send thread that read it.  If another sent it, a later packet of the
  * same flow, which its own thread reads next, could leave before it. */
@@ -8,11 +10,19 @@
 
 _Static_assert(WG_STAGED_MAX <= UINT8_MAX, "counted in wg_peer.staged_by");
 
+/* Bytes of memory. */
+static uint32_t staged_size(uint32_t length)
+{
+    return (uint32_t)sizeof(struct wg_staged) + length + WG_PADDING_MAX;
+}
+
 static void staged_append(struct wg_peer *peer, struct wg_staged *staged)
 {
     *(peer->staged_first ? &peer->staged_last->next : &peer->staged_first) = staged;
     peer->staged_last = staged;
-    peer->staged_bytes += staged->length;
+    peer->staged_bytes += staged_size(staged->length);
+    atomic_fetch_add_explicit(&peer->device->staged_bytes, staged_size(staged->length),
+                              memory_order_relaxed);
     peer->staged_count++;
     if (!peer->staged_by[staged->worker]++)
         atomic_fetch_or(&peer->staged_workers, 1u << staged->worker);
@@ -36,7 +46,9 @@ void wg_staged_take(struct wg_peer *peer, struct wg_staged *staged)
     *(before ? &before->next : &peer->staged_first) = staged->next;
     if (peer->staged_last == staged)
         peer->staged_last = before;
-    peer->staged_bytes -= staged->length;
+    peer->staged_bytes -= staged_size(staged->length);
+    atomic_fetch_sub_explicit(&peer->device->staged_bytes, staged_size(staged->length),
+                              memory_order_relaxed);
     peer->staged_count--;
     if (!--peer->staged_by[staged->worker])
         atomic_fetch_and(&peer->staged_workers, ~(1u << staged->worker));
@@ -50,15 +62,19 @@ static void staged_drop_oldest(struct wg_peer *peer)
     free(staged);
 }
 
-static bool staged_is_full(const struct wg_peer *peer, uint32_t length)
+static bool staged_is_full(const struct wg_peer *peer, uint32_t size)
 {
-    return peer->staged_count >= WG_STAGED_MAX || peer->staged_bytes + length > WG_STAGED_MAX_BYTES;
+    uint64_t all = atomic_load_explicit(&peer->device->staged_bytes, memory_order_relaxed);
+
+    return peer->staged_count >= WG_STAGED_MAX || peer->staged_bytes + size > WG_STAGED_MAX_BYTES ||
+           all + size > WG_STAGED_ALL_MAX;
 }
 
 void wg_staged_add(struct wg_peer *peer, uint32_t worker, const uint8_t *packet, uint32_t length,
                    uint8_t ecn)
 {
-    struct wg_staged *staged = malloc(sizeof(*staged) + length + WG_PADDING_MAX);
+    uint32_t size = staged_size(length);
+    struct wg_staged *staged = malloc(size);
 
     if (!staged) {
         wg_count(peer->device, tx_staged_dropped, 1);
@@ -68,7 +84,7 @@ void wg_staged_add(struct wg_peer *peer, uint32_t worker, const uint8_t *packet,
     memcpy(staged->data, packet, length);
     memset(staged->data + length, 0, WG_PADDING_MAX);
     pthread_mutex_lock(&peer->staged_lock);
-    while (peer->staged_first && staged_is_full(peer, length)) {
+    while (peer->staged_first && staged_is_full(peer, size)) {
         staged_drop_oldest(peer);
         wg_count(peer->device, tx_staged_dropped, 1);
     }
