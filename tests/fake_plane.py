@@ -7,20 +7,19 @@ accepted by the right session only.  Payload is handed over by slot; there are n
 
 import errno
 import hmac
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2s
 from itertools import count
 from random import Random
 
+from fake_inbox import FakeInbox
 from fakes import WIRE_LEN, Datagram, FakeLoop, FakeNetwork, FakeSockets, S
 
 from wgpy.config import AllowedIP, Endpoint
 from wgpy.cookie import _xchacha20poly1305, cookie_key
 from wgpy.dataplane._core import lib
 from wgpy.dataplane.plane import (
-    EVENT_RING,
     KEEPALIVE_TIMEOUT_S,
     MESSAGE_COOKIE_REPLY,
     MESSAGE_INITIATION,
@@ -108,8 +107,7 @@ class FakePlane(Plane):
         self._sockets = sockets
         self._random = Random(seed)
         self._owners: dict[tuple[bytes, int], int] = {}  # prefix -> slot, in order of insertion
-        self._pending: dict[int, set[str]] = {}
-        self._messages: deque[MessageEvent] = deque()
+        self._inbox = FakeInbox()
         self.readable = False  # the eventfd
         self._polled = False  # whether a look at it is scheduled
 
@@ -171,8 +169,7 @@ class FakePlane(Plane):
         self.replace_allowed_ips(slot, ())
         self.drop_keypairs(slot)
         self.indexes = {i: entry for i, entry in self.indexes.items() if entry[0] != slot}
-        self._pending.pop(slot, None)
-        self._messages = deque(event for event in self._messages if event.slot != slot)
+        self._inbox.forget(slot)
         del self.peers[slot]
 
     def set_endpoint(self, slot: int, endpoint: Endpoint) -> None:
@@ -297,21 +294,7 @@ class FakePlane(Plane):
 
     def take_events(self, limit: int = 64) -> list[PendingEvent | MessageEvent]:
         self.readable = False
-        events: list[PendingEvent | MessageEvent] = []
-        while self._pending and len(events) < limit:
-            slot = next(iter(self._pending))
-            bits = self._pending.pop(slot)
-            events.append(
-                PendingEvent(
-                    slot=slot,
-                    want_handshake="want_handshake" in bits,
-                    key_confirmed="key_confirmed" in bits,
-                    timer_armed="timer_armed" in bits,
-                    loop_seen="loop_seen" in bits,
-                )
-            )
-        while self._messages and len(events) < limit:
-            events.append(self._messages.popleft())
+        events = self._inbox.take(limit)
         if self.waiting:
             self._wake()
         return events
@@ -319,7 +302,7 @@ class FakePlane(Plane):
     @property
     def waiting(self) -> bool:
         """Whether there are events that control has not taken."""
-        return bool(self._pending or self._messages)
+        return self._inbox.waiting
 
     def send_message(
         self, slot: int | None, to: Endpoint | None, data: bytes, tos: int, now_ns: int
@@ -358,8 +341,7 @@ class FakePlane(Plane):
 
     def inject(self, event: MessageEvent) -> None:
         """Put a handshake message in the ring, if there is room."""
-        if len(self._messages) < EVENT_RING:
-            self._messages.append(event)
+        if self._inbox.add(event):
             self._wake()
 
     def _send_staged(self, peer: FakePeer) -> None:
@@ -501,10 +483,11 @@ class FakePlane(Plane):
 
     def _ask_handshake(self, peer: FakePeer) -> None:
         if self._loop.now_ns >= peer.gate_ns:
-            self._pend(peer.slot, "want_handshake")
+            self._inbox.want(peer.slot, peer.stats.rx_any_ns)
+            self._wake()
 
     def _pend(self, slot: int, bit: str) -> None:
-        self._pending.setdefault(slot, set()).add(bit)
+        self._inbox.pend(slot, bit)
         self._wake()
 
     def _wake(self) -> None:

@@ -163,7 +163,7 @@ class SimPlane(FakePlane):
                     keypair.send_counter = max(counter, keypair.send_counter)
 
     def check_bounds(self) -> None:
-        require(len(self._messages) <= EVENT_RING, "the ring of messages is bounded")
+        require(self._inbox.messages <= EVENT_RING, "the ring of messages is bounded")
         require(
             all(len(peer.staged) <= STAGED_MAX for peer in self.peers.values()),
             "staged packets are bounded",

@@ -279,8 +279,9 @@ int wg_keypairs_drop(wg_device *device, uint32_t slot);
 
 /* ---- the two inboxes ------------------------------------------------------------------------- */
 
-/* Takes up to max events, pending bits first; returns how many.  event_fd is readable afterwards if
- * something is left. */
+/* Takes up to max events; returns how many.  WANT_HANDSHAKE comes last and is at most a quarter of
+ * them (rounded up), the other pending bits come first and are at most half; so a peer may be among
+ * them twice.  event_fd is readable afterwards if something is left. */
 int wg_events_take(wg_device *device, wg_event *events, int max);
 /* Sends a handshake message from control. to NULL: the peer's endpoint (-EDESTADDRREQ if none,
  * -ELOOP if it is looped).

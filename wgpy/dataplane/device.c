@@ -195,6 +195,7 @@ static struct wg_peer *peer_new(wg_device *device, uint32_t slot)
     peer->slot = slot;
     peer->device = device;
     atomic_init(&peer->wake_ns, WG_NEVER);
+    peer->want_heard_ns = WG_NEVER;
     pthread_spin_init(&peer->endpoint_lock, PTHREAD_PROCESS_PRIVATE);
     pthread_mutex_init(&peer->staged_lock, NULL);
     return peer;

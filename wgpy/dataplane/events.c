@@ -44,15 +44,45 @@ void wg_poll(struct pollfd *fds, uint32_t count, int timeout_ms)
 
 static bool events_empty(const wg_device *device)
 {
-    return !device->pending_first && !device->ring_count;
+    for (int list = 0; list < WG_PENDING_LISTS; list++) {
+        if (device->pending[list].first)
+            return false;
+    }
+    return !device->ring_count;
 }
 
-static void pending_append(wg_device *device, struct wg_peer *peer)
+static void pending_append(struct wg_peer *peer, enum wg_pending_list list)
 {
-    peer->next_pending = NULL;
-    peer->on_pending_list = true;
-    *(device->pending_last ? &device->pending_last->next_pending : &device->pending_first) = peer;
-    device->pending_last = peer;
+    wg_device *device = peer->device;
+    struct wg_peer *last = device->pending[list].last;
+
+    peer->pending[list].before = last;
+    peer->pending[list].next = NULL;
+    *(last ? &last->pending[list].next : &device->pending[list].first) = peer;
+    device->pending[list].last = peer;
+}
+
+static void pending_unlink(struct wg_peer *peer, enum wg_pending_list list)
+{
+    wg_device *device = peer->device;
+    struct wg_peer *before = peer->pending[list].before, *next = peer->pending[list].next;
+
+    *(before ? &before->pending[list].next : &device->pending[list].first) = next;
+    *(next ? &next->pending[list].before : &device->pending[list].last) = before;
+    peer->pending[list].bits = 0;
+}
+
+/* The list for what the peer wants, on which it stays until it is taken. */
+static enum wg_pending_list want_list(struct wg_peer *peer)
+{
+    if (peer->pending[WG_PENDING_WANTS].bits)
+        return WG_PENDING_WANTS;
+    if (peer->pending[WG_PENDING_UNHEARD].bits)
+        return WG_PENDING_UNHEARD;
+    uint64_t heard_ns = atomic_load_explicit(&peer->rx_any_ns, memory_order_relaxed);
+    bool unheard = peer->want_heard_ns == heard_ns;
+    peer->want_heard_ns = heard_ns;
+    return unheard ? WG_PENDING_UNHEARD : WG_PENDING_WANTS;
 }
 
 void wg_event_pend(struct wg_peer *peer, uint32_t pending)
@@ -60,10 +90,11 @@ void wg_event_pend(struct wg_peer *peer, uint32_t pending)
     wg_device *device = peer->device;
 
     pthread_mutex_lock(&device->events_lock);
+    enum wg_pending_list list = pending == WG_WANT_HANDSHAKE ? want_list(peer) : WG_PENDING_URGENT;
     bool wake = events_empty(device);
-    peer->pending |= pending;
-    if (!peer->on_pending_list)
-        pending_append(device, peer);
+    if (!peer->pending[list].bits)
+        pending_append(peer, list);
+    peer->pending[list].bits |= pending;
     pthread_mutex_unlock(&device->events_lock);
     if (wake)
         wg_wake(device->event_fd);
@@ -116,20 +147,46 @@ bool wg_events_under_load(wg_device *device, uint64_t now_ns)
     return under_load;
 }
 
-static int take_pending(wg_device *device, wg_event *events, int max)
+static wg_event pending_take(struct wg_peer *peer, enum wg_pending_list list)
+{
+    uint32_t bits = peer->pending[list].bits;
+
+    pending_unlink(peer, list);
+    return (wg_event){.kind = WG_EVENT_PENDING, .slot = peer->slot, .pending = bits};
+}
+
+static int take_urgent(wg_device *device, wg_event *events, int max)
 {
     int count = 0;
 
-    for (; count < max && device->pending_first; count++) {
-        struct wg_peer *peer = device->pending_first;
-        events[count] =
-            (wg_event){.kind = WG_EVENT_PENDING, .slot = peer->slot, .pending = peer->pending};
-        peer->pending = 0;
-        peer->on_pending_list = false;
-        device->pending_first = peer->next_pending;
+    while (count < max && device->pending[WG_PENDING_URGENT].first) {
+        struct wg_peer *peer = device->pending[WG_PENDING_URGENT].first;
+        events[count++] = pending_take(peer, WG_PENDING_URGENT);
     }
-    if (!device->pending_first)
-        device->pending_last = NULL;
+    return count;
+}
+
+/* Whoever did not answer last time takes turns with the others, so that they do not wait for all
+ * of those.  The oldest and the newest of the others take turns too: when thousands are written to
+ * for the first time, none of which will answer, who comes after them does not wait for them all.
+ * Nobody is overtaken for ever: of every four, each list gives its oldest. */
+static struct wg_peer *next_want(wg_device *device)
+{
+    uint32_t turn = device->want_turn++;
+    struct wg_peer *unheard = device->pending[WG_PENDING_UNHEARD].first;
+    struct wg_peer *want =
+        turn & 2 ? device->pending[WG_PENDING_WANTS].last : device->pending[WG_PENDING_WANTS].first;
+
+    return unheard && (turn & 1 || !want) ? unheard : want;
+}
+
+static int take_wants(wg_device *device, wg_event *events, int max)
+{
+    struct wg_peer *peer;
+    int count = 0;
+
+    while (count < max && (peer = next_want(device)))
+        events[count++] = pending_take(peer, want_list(peer));
     return count;
 }
 
@@ -147,12 +204,18 @@ static int take_messages(wg_device *device, wg_event *events, int max)
     return count;
 }
 
+/* Each kind has a share that the others cannot take: half is for what is urgent, a quarter for
+ * messages.  Wants have a quarter even if nothing else waits, for a handshake each takes long, and
+ * what comes meanwhile, as from those who are there, waits for the end of the turn. */
 int wg_events_take(wg_device *device, wg_event *events, int max)
 {
+    int wants = (max + 3) / 4;
+
     wg_wake_drain(device->event_fd);
     pthread_mutex_lock(&device->events_lock);
-    int count = take_pending(device, events, max);
-    count += take_messages(device, events + count, max - count);
+    int count = take_urgent(device, events, (max + 1) / 2);
+    count += take_messages(device, events + count, max - max / 4 - count);
+    count += take_wants(device, events + count, max - count < wants ? max - count : wants);
     bool left = !events_empty(device);
     pthread_mutex_unlock(&device->events_lock);
     if (left)
@@ -160,25 +223,15 @@ int wg_events_take(wg_device *device, wg_event *events, int max)
     return count;
 }
 
-static void pending_unlink(wg_device *device, struct wg_peer *peer)
-{
-    struct wg_peer *before = NULL;
-
-    for (struct wg_peer *p = device->pending_first; p != peer; p = p->next_pending)
-        before = p;
-    *(before ? &before->next_pending : &device->pending_first) = peer->next_pending;
-    if (device->pending_last == peer)
-        device->pending_last = before;
-    peer->on_pending_list = false;
-}
-
 void wg_event_forget(struct wg_peer *peer)
 {
     wg_device *device = peer->device;
 
     pthread_mutex_lock(&device->events_lock);
-    if (peer->on_pending_list)
-        pending_unlink(device, peer);
+    for (int list = 0; list < WG_PENDING_LISTS; list++) {
+        if (peer->pending[list].bits)
+            pending_unlink(peer, list);
+    }
     for (uint32_t i = 0; i < device->ring_count; i++) {
         if (ring_at(device, i)->slot == peer->slot)
             ring_at(device, i)->kind = MESSAGE_FORGOTTEN;

@@ -6,7 +6,7 @@
  *   peer.staged_lock        send threads (append, flush) and control (drop).
  *   peer.endpoint_lock      spin; receive threads (roam), send threads and control (copy).
  *   keypair.replay_lock     spin; receive threads.
- *   device.events_lock      any thread; the ring, the list of pending peers.
+ *   device.events_lock      any thread; the ring, the lists of pending peers.
  *   device.kicks_lock       control and send threads; the list of kicked peers.
  *   device.cookie_lock      receive threads; the secret of cookies.
  *   ratelimiter.lock        whoever uses the limiter.
@@ -167,6 +167,19 @@ struct wg_kick { /* for one send thread */
     bool listed;
 };
 
+/* Of peers about whom control has to hear. */
+enum wg_pending_list {
+    WG_PENDING_URGENT,  /* all bits but the following: seldom, and cheap to handle */
+    WG_PENDING_WANTS,   /* WG_WANT_HANDSHAKE: thousands at once, and a handshake each */
+    WG_PENDING_UNHEARD, /* the same, of peers not heard from since they last wanted one */
+    WG_PENDING_LISTS
+};
+
+struct wg_pending_place { /* a peer's, on one list */
+    struct wg_peer *before, *next;
+    uint32_t bits; /* enum wg_pending, not yet taken; 0: not on the list */
+};
+
 struct wg_peer {
     uint32_t slot;
     wg_device *device;
@@ -197,10 +210,10 @@ struct wg_peer {
     _Atomic uint64_t yields_until_ns; /* until then it is WG_UDP_YIELDING; send threads */
     _Atomic uint64_t tx_congested;    /* messages dropped for want of room; send threads */
 
-    uint32_t pending;             /* events_lock: bits not yet taken */
-    struct wg_peer *next_pending; /* events_lock */
-    bool on_pending_list;         /* events_lock */
-    struct wg_kick kicks[];       /* one per worker; kicks_lock */
+    struct wg_pending_place pending[WG_PENDING_LISTS]; /* events_lock */
+    uint64_t want_heard_ns; /* events_lock: rx_any_ns when it last wanted a handshake; WG_NEVER:
+                               it never did */
+    struct wg_kick kicks[]; /* one per worker; kicks_lock */
 };
 
 #define WG_INDEX_BUCKETS_MIN 1024
@@ -239,7 +252,10 @@ struct wg_device {
     uint32_t ring_head, ring_count;
     uint64_t load_until_ns; /* events_lock: end of being under load */
     uint32_t load_messages; /* events_lock: that came since load_until_ns was set */
-    struct wg_peer *pending_first, *pending_last; /* events_lock */
+    struct {
+        struct wg_peer *first, *last;
+    } pending[WG_PENDING_LISTS]; /* events_lock */
+    uint32_t want_turn;          /* events_lock: counts; whose want is next */
 
     pthread_mutex_t kicks_lock;
     struct {

@@ -505,9 +505,10 @@ class Plane:
     # ---- the two inboxes
 
     def take_events(self, limit: int = 64) -> list[PendingEvent | MessageEvent]:
-        """Take up to `limit` events, pending bits first.
+        """Take up to `limit` events: keys and timers, messages, wishes for a handshake.
 
-        event_fd is readable afterwards if something is left.
+        The wishes are at most a quarter of the limit, so that nothing else waits long for them;
+        they are events by themselves.  event_fd is readable afterwards if something is left.
         """
         events = ffi.new("wg_event[]", limit)
         count = lib.wg_events_take(self._device, events, limit)
