@@ -1,4 +1,4 @@
-"""How long configuration takes, and how much memory it keeps: wgpy beside wireguard-go.
+"""What control costs: configuration, its memory, handshakes; wgpy beside wireguard-go.
 
 `scripts/bench-config` runs this alone in new network, mount and process namespaces, so all that a
 run makes is gone with it.  The two take turns, as what else the machine does comes and goes.
@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import re
-import secrets
 import shutil
 import socket
 import statistics
@@ -17,11 +16,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from base64 import b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.handshakes import measure_answers, measure_crowd
 from bench.lab import (
     END_S,
     SOCKETS,
@@ -30,6 +29,7 @@ from bench.lab import (
     LabError,
     end,
     find_wireguard_go,
+    random_key,
     run,
     until,
     usage_of,
@@ -39,6 +39,8 @@ INTERFACE = "wgbench"
 SOCKET = SOCKETS / f"{INTERFACE}.sock"
 PREFIXES = 510 * 256
 PEERS = 10_000
+INITIATORS = 3_000
+SILENT = 5_000
 TOOL_S = 120.0  # at most, for wg
 ATTEMPT_S = 0.001  # between attempts to talk to a daemon that starts
 
@@ -70,23 +72,23 @@ GOALS = {
     "setconf, peers, ms": Goal(ratio=2),
     "show, peers, ms": Goal(ratio=2, limit=1000),
     "up with peers, MB": Goal(),
+    "handshakes answered, 1/s": Goal(),
+    "live among silent peers, ms": Goal(ratio=1),
+    "all of them asked, ms": Goal(),
 }
 Figures = dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Files for `wg setconf`, and how many allowed IPs each of them has."""
+    """Files for `wg setconf`, how many allowed IPs each of them has, and how many handshakes."""
 
     one_peer: Path
     prefixes: int
     many_peers: Path
     peers: int
-
-
-def random_key() -> str:
-    """As good as a public key; nobody uses it."""
-    return b64encode(secrets.token_bytes(32)).decode()
+    initiators: int
+    silent: int
 
 
 def address(number: int) -> str:
@@ -94,7 +96,9 @@ def address(number: int) -> str:
     return f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}/32"
 
 
-def write_settings(directory: Path, prefixes: int, peers: int) -> Settings:
+def write_settings(
+    directory: Path, prefixes: int, peers: int, initiators: int, silent: int
+) -> Settings:
     """Writes the two files."""
     interface = f"[Interface]\nPrivateKey = {run(['wg', 'genkey']).strip()}\n"
     one_peer, many_peers = directory / "one-peer", directory / "many-peers"
@@ -105,7 +109,7 @@ def write_settings(directory: Path, prefixes: int, peers: int) -> Settings:
         for number in range(peers)
     )
     many_peers.write_text(interface + "".join(sections))
-    return Settings(one_peer, prefixes, many_peers, peers)
+    return Settings(one_peer, prefixes, many_peers, peers, initiators, silent)
 
 
 # ---- a daemon ------------------------------------------------------------------------------------
@@ -217,7 +221,7 @@ def measure_show(allowed_ips: int) -> float:
 
 
 def measure(implementation: Implementation, settings: Settings) -> Figures:
-    """All figures, once; three daemons, one after the other."""
+    """All figures, once; five daemons, one after the other."""
     figures = {"start, ms": measure_start(implementation)}
     with daemon(implementation) as pid:
         set_link("up")
@@ -230,6 +234,11 @@ def measure(implementation: Implementation, settings: Settings) -> Figures:
         set_link("up")
         figures["show, peers, ms"] = measure_show(settings.peers)
         figures["up with peers, MB"] = usage_of(pid).resident_mb
+    with daemon(implementation):
+        figures["handshakes answered, 1/s"] = measure_answers(INTERFACE, settings.initiators)
+    with daemon(implementation):
+        live_ms, all_ms = measure_crowd(INTERFACE, settings.silent)
+        figures |= {"live among silent peers, ms": live_ms, "all of them asked, ms": all_ms}
     return figures
 
 
@@ -272,6 +281,8 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=5, help="of everything (default: 5)")
     parser.add_argument("--prefixes", type=int, default=PREFIXES, help="allowed IPs of one peer")
     parser.add_argument("--peers", type=int, default=PEERS, help="with an allowed IP each")
+    parser.add_argument("--initiators", type=int, default=INITIATORS, help="peers that initiate")
+    parser.add_argument("--silent", type=int, default=SILENT, help="peers that never answer")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there too")
     options = parser.parse_args()
 
@@ -285,13 +296,17 @@ def main() -> int:
         print(f"{each.name}: {each.version}")
     try:
         with tempfile.TemporaryDirectory() as directory:
-            settings = write_settings(Path(directory), options.prefixes, options.peers)
+            numbers = options.prefixes, options.peers, options.initiators, options.silent
+            settings = write_settings(Path(directory), *numbers)
             results = measure_in_turns(implementations, settings, options.runs)
     except LabError as error:
         sys.exit(f"bench-config: {error}")
     if options.json is not None:
         options.json.write_text(json.dumps(results, indent=1))
-    print(f"{options.prefixes} prefixes, {options.peers} peers, {options.runs} runs in turns")
+    print(
+        f"{options.prefixes} prefixes, {options.peers} peers, {options.initiators} initiators, "
+        f"{options.silent} silent peers, {options.runs} runs in turns"
+    )
     return 0 if report(results) else 1
 
 

@@ -23,7 +23,8 @@ def test_it_measures_every_figure_and_leaves_nothing(tmp_path: Path) -> None:
     bench = tmp_path / "bench"  # alone: the wgpy beside it is not the one that is installed
     bench.symlink_to(ROOT / "bench")
     results = tmp_path / "results.json"
-    small = ["--runs", "1", "--prefixes", "300", "--peers", "20", "--json", str(results)]
+    small = ["--runs", "1", "--prefixes", "300", "--peers", "20", "--initiators", "40"]
+    small += ["--silent", "30", "--json", str(results)]
     done = subprocess.run(
         ["bash", "-euc", MEASURE, "bench-config", *small],
         capture_output=True,
