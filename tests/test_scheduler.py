@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from wgpy.scheduler import BoottimeScheduler, Timer
+from wgpy.scheduler import CALLS_PER_TURN, BoottimeScheduler, Timer
 
 MS = 1_000_000
 FAR = 3600 * 1000 * MS
@@ -122,6 +122,33 @@ def test_a_callback_that_always_asks_for_the_past_leaves_the_others_their_turn()
             greedy()
             await come_round(scheduler, now_ns() + MS)
         assert again > 1
+
+    run(scenario())
+
+
+def test_thousands_that_are_due_at_once_leave_the_loop_its_turns() -> None:
+    async def scenario() -> None:
+        called = 0
+        between: list[int] = []  # calls from one turn of the loop to the next
+        with scheduling() as scheduler:
+            loop = asyncio.get_running_loop()
+
+            def call() -> None:
+                nonlocal called
+                called += 1
+
+            def turn(called_before: int) -> None:
+                between.append(called - called_before)
+                loop.call_soon(turn, called)
+
+            for number in range(2000):
+                timer = scheduler.call_at(PAST, call)
+                if number % 2:
+                    timer.cancel()
+            loop.call_soon(turn, 0)
+            await come_round(scheduler, PAST)
+        assert called == sum(between) == 1000
+        assert max(between) <= CALLS_PER_TURN
 
     run(scenario())
 

@@ -16,6 +16,8 @@ from typing import Final
 
 NS_PER_S: Final = 1_000_000_000
 FEW: Final = 64  # so many may wait before it is worth while to look for cancelled ones
+# Called before others on the loop have their turn.  Each may be a handshake, thus a few ms in all.
+CALLS_PER_TURN: Final = 16
 
 # <sys/timerfd.h>, for Python before 3.13 has no os.timerfd_create.
 TFD_NONBLOCK: Final = os.O_NONBLOCK
@@ -80,8 +82,8 @@ class BoottimeScheduler:
     def call_at(self, when_ns: int, callback: Callable[[], None]) -> Timer:
         """Calls back at when_ns or just after, at the next turn of the loop if that is past.
 
-        What the callback raises goes to the loop's exception handler.  Raises OSError after
-        close().
+        Of very many that are due at once, most wait for later turns.  What the callback raises
+        goes to the loop's exception handler.  Raises OSError after close().
         """
         if len(self._waiting) >= self._crowd:
             self._throw_out_cancelled()
@@ -99,7 +101,10 @@ class BoottimeScheduler:
         self._crowd = max(FEW, 2 * len(self._waiting))
 
     def _expire(self) -> None:
-        """The timerfd is readable.  What callbacks schedule is for the next turn, however early."""
+        """The timerfd is readable.  What callbacks schedule is for the next turn, however early.
+
+        So is what is too much for this one: the timerfd is set to the past then.
+        """
         try:
             for timer in self._take_due(time.clock_gettime_ns(time.CLOCK_BOOTTIME)):
                 self._call(timer)
@@ -107,9 +112,11 @@ class BoottimeScheduler:
             self._arm_for_next()
 
     def _take_due(self, now_ns: int) -> list[Timer]:
-        due = []
-        while self._waiting and self._waiting[0][0] <= now_ns:
-            due.append(heappop(self._waiting)[2])
+        due: list[Timer] = []
+        while self._waiting and self._waiting[0][0] <= now_ns and len(due) < CALLS_PER_TURN:
+            timer = heappop(self._waiting)[2]
+            if timer.callback is not None:
+                due.append(timer)
         return due
 
     def _call(self, timer: Timer) -> None:
