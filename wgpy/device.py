@@ -172,13 +172,13 @@ class Device:
         queues = tuple(Queue(tun_fd, *udp_fds) for tun_fd, udp_fds in pairs)
         self._plane.start(PlaneIO(queues, self._tun_features | bound.features))
         _logger.info("listens on UDP port %d: %s", bound.port, Feature(bound.features))
-        self._start_peers()
+        self._start_peers(self._peers.values())
 
-    def _start_peers(self) -> None:
+    def _start_peers(self, peers: Iterable[Peer]) -> None:
         if self._bound is None:
             return
         now_ns = self._plane.now_ns()
-        for peer in self._peers.values():
+        for peer in peers:
             if not peer.running:
                 peer.start(now_ns)
 
@@ -264,7 +264,8 @@ class Device:
             self._become(change.private_key)
         for section in change.peers:
             self._apply_peer(section, now_ns)
-        self._start_peers()  # those that are new
+        touched = (self._peers.get(section.public_key) for section in change.peers)
+        self._start_peers(filter(None, touched))  # those that are new
         if self._loops:
             self.on_suspicion()
 
