@@ -2,13 +2,16 @@
 
 import asyncio
 import socket
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import pytest
 
 from wgpy.config import DeviceChange, Endpoint, PeerChange
-from wgpy.dataplane.plane import Plane
-from wgpy.device import Device
+from wgpy.dataplane.plane import PeerStats, Plane
+from wgpy.device import PEERS_PER_TURN, Device
 from wgpy.routes import RouteWatch
 from wgpy.sockets import open_sockets
 
@@ -27,8 +30,9 @@ class FakePaths:
     judged: dict[int, bool] = field(default_factory=dict)
     looped: dict[int, bool] = field(default_factory=dict)
 
-    def paths(self) -> list[tuple[int, Endpoint]]:
-        return list(enumerate(self.endpoints))
+    def paths(self) -> Iterator[list[tuple[int, Endpoint]]]:
+        for numbered in enumerate(self.endpoints):
+            yield [numbered]
 
     def loops(self) -> list[tuple[int, Endpoint]]:
         return list(enumerate(self.endpoints))
@@ -138,17 +142,65 @@ def test_a_suspicion_makes_it_look() -> None:
     assert fake.looped == {0: True}
 
 
+class CountingPlane(Plane):
+    """Counts how many peers were looked up."""
+
+    looked_up = 0
+
+    def stats(self, slot: int) -> PeerStats:
+        self.looked_up += 1
+        return super().stats(slot)
+
+
+@contextmanager
+def device_with(peers: Iterable[PeerChange]) -> Iterator[tuple[Device, CountingPlane]]:
+    with closing(CountingPlane()) as plane, closing(asyncio.new_event_loop()) as loop:
+        device = Device(plane, open_sockets, loop, -1, 0)
+        device.configure(DeviceChange(peers=tuple(peers)))
+        with closing(device):
+            yield device, plane
+
+
 def test_only_peers_with_a_source_have_a_path() -> None:
     with_source = Endpoint(LOOPBACK[4], 9, source=LOOPBACK[4], source_ifindex=INTERFACE)
     endpoints = [with_source, Endpoint(LOOPBACK[4], 9), None]
     peers = [PeerChange(bytes([n]) * 32, endpoint=end) for n, end in enumerate(endpoints, 1)]
-    plane = Plane()
-    device = Device(plane, open_sockets, asyncio.new_event_loop(), -1, 0)
-    device.configure(DeviceChange(peers=tuple(peers)))
-    ((slot, path),) = device.paths()
-    assert (path.source, path.source_ifindex) == (with_source.source, INTERFACE)
-    device.configure(DeviceChange(replace_peers=True))
-    device.judge_path(slot, path, False)  # too late, and no matter
-    assert device.paths() == []
-    device.close()
-    plane.close()
+    with device_with(peers) as (device, _):
+        [[(slot, path)]] = device.paths()
+        assert (path.source, path.source_ifindex) == (with_source.source, INTERFACE)
+        device.configure(DeviceChange(replace_peers=True))
+        device.judge_path(slot, path, False)  # too late, and no matter
+        assert list(device.paths()) == []
+
+
+def many_peers() -> list[PeerChange]:
+    source = Endpoint(LOOPBACK[4], 9, source=LOOPBACK[4], source_ifindex=INTERFACE)
+    keys = (n.to_bytes(32, "big") for n in range(1, 3 * PEERS_PER_TURN))
+    return [PeerChange(key, endpoint=source) for key in keys]
+
+
+def test_peers_that_go_while_others_are_looked_up_have_no_path() -> None:
+    peers = many_peers()
+    with device_with(peers) as (device, _):
+        pieces = device.paths()
+        assert len(next(pieces)) == PEERS_PER_TURN
+        device.configure(DeviceChange(replace_peers=True, peers=tuple(peers[-1:])))
+        assert sum(map(len, pieces)) <= 1
+
+
+def test_a_look_at_thousands_of_peers_leaves_others_their_turn() -> None:
+    peers = [PeerChange(peer.public_key) for peer in many_peers()]
+
+    async def look(device: Device, plane: CountingPlane) -> list[int]:
+        looked_up = [0]  # peers, by each turn of the loop
+        looking = asyncio.create_task(RouteWatch(device, lambda: 0).look())
+        while not looking.done():
+            await asyncio.sleep(0)
+            looked_up.append(plane.looked_up)
+        await looking
+        return looked_up
+
+    with device_with(peers) as (device, plane):
+        looked_up = asyncio.run(look(device, plane))
+    assert looked_up[-1] == len(peers)
+    assert max(b - a for a, b in pairwise(looked_up)) <= PEERS_PER_TURN

@@ -11,7 +11,7 @@ import errno
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from ipaddress import ip_address
 from itertools import chain
 from typing import Final, Protocol
@@ -44,6 +44,7 @@ __all__ = ["BoundSockets", "Device", "Handle", "OpenSockets", "Scheduler"]
 
 # Implementation constants.
 EVENTS_PER_TURN: Final = 64  # handled before others on the control thread have their turn
+PEERS_PER_TURN: Final = 256  # likewise, where something is looked up of all; a millisecond
 
 _logger = logging.getLogger("wgpy.device")
 
@@ -194,10 +195,16 @@ class Device:
         """The mark of what is sent, 0 for none."""
         return self._fwmark
 
-    def paths(self) -> list[tuple[int, Endpoint]]:
-        """Return the slot and endpoint of every peer whose endpoint has a sticky source."""
-        stats = ((slot, self._plane.stats(slot)) for slot in self._peers_by_slot)
-        return [(slot, s.endpoint) for slot, s in stats if s.endpoint and s.endpoint.source]
+    def paths(self) -> Iterator[list[tuple[int, Endpoint]]]:
+        """Give the slot and endpoint of every peer whose endpoint has a sticky source.
+
+        In pieces, of PEERS_PER_TURN peers each: whoever goes through them leaves others their turn.
+        """
+        slots = list(self._peers_by_slot)
+        for at in range(0, len(slots), PEERS_PER_TURN):
+            there = filter(self._peers_by_slot.__contains__, slots[at : at + PEERS_PER_TURN])
+            stats = ((slot, self._plane.stats(slot)) for slot in there)
+            yield [(slot, s.endpoint) for slot, s in stats if s.endpoint and s.endpoint.source]
 
     def judge_path(self, slot: int, path: Endpoint, holds: bool) -> None:
         """Send from the source of a path again, or no more, if it is still the peer's."""

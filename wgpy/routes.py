@@ -29,7 +29,7 @@ import contextlib
 import ipaddress
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final, NoReturn, Protocol
 
 from pyroute2 import AsyncIPRoute, NetlinkError
@@ -62,8 +62,8 @@ class Paths(Protocol):
     def fwmark(self) -> int:
         """The mark that decides on routes, 0 for none."""
 
-    def paths(self) -> list[tuple[int, Endpoint]]:
-        """Return slots and endpoints that have a sticky source."""
+    def paths(self) -> Iterator[list[tuple[int, Endpoint]]]:
+        """Give slots and endpoints that have a sticky source, in pieces."""
 
     def judge_path(self, slot: int, path: Endpoint, holds: bool) -> None:
         """Send from the source of this path, or no more."""
@@ -117,8 +117,10 @@ class RouteWatch:
     async def look(self) -> None:
         """Judge every path by the present routes.  Raises OSError."""
         async with AsyncIPRoute(groups=0) as netlink:
-            for slot, path in self._device.paths():
-                await self._judge_path(netlink, slot, path)
+            for piece in self._device.paths():
+                for slot, path in piece:
+                    await self._judge_path(netlink, slot, path)
+                await asyncio.sleep(0)  # most peers may have no source, then nothing waits
 
     async def look_at_loops(self) -> None:
         """Judge what may be a loop by the present routes.  Raises OSError."""
