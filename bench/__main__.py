@@ -31,17 +31,9 @@ from bench.cases import (
     soak,
     tool_versions,
 )
-from bench.lab import (
-    Implementation,
-    LabError,
-    Tunnel,
-    cable,
-    find_kernel,
-    find_wireguard_go,
-    first_line,
-    tunnel,
-)
+from bench.lab import Implementation, LabError, find_kernel, find_wireguard_go, first_line
 from bench.report import ALL_OFF, WGPY, Report, Results, Sample, verdicts
+from bench.topology import Tunnel, cable, tunnel
 from wgpy.dataplane.plane import aead_backends
 
 SWITCHES = "WGPY_TUN_OFFLOAD", "WGPY_UDP_GSO", "WGPY_UDP_GRO", "WGPY_VNET_HDR"

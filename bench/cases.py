@@ -18,18 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import flood
-from bench.lab import (
-    MTU,
-    Counters,
-    Host,
-    LabError,
-    Tunnel,
-    Usage,
-    pinned,
-    run,
-    until,
-    usage_of,
-)
+from bench.lab import LabError, Usage, pinned, run, until, usage_of
+from bench.topology import MTU, Counters, Host, Tunnel
 
 ROOT = Path(__file__).resolve().parent.parent
 Figures = dict[str, float]

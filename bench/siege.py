@@ -30,20 +30,9 @@ from subprocess import Popen
 
 from bench.__main__ import END_SIGNALS, find_wgpy, raise_exit, say
 from bench.cases import load
-from bench.lab import (
-    CABLE,
-    PORT,
-    Host,
-    Implementation,
-    LabError,
-    Tunnel,
-    cable,
-    find_wireguard_go,
-    run,
-    status_number,
-    tunnel,
-)
+from bench.lab import Implementation, LabError, find_wireguard_go, run, status_number
 from bench.report import WGPY
+from bench.topology import CABLE, PORT, Host, Tunnel, cable, tunnel
 from wgpy.cookie import mac1_key
 
 SOURCE = Path(__file__).with_name("siege.c")

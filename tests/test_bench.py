@@ -13,10 +13,11 @@ sys.path.append(
     str(ROOT)
 )  # bench is never installed; at the end, so that wgpy is the installed one
 
-from bench import cases, lab, report, stages  # noqa: E402
+from bench import cases, lab, report, stages, topology  # noqa: E402
 from bench.__main__ import ablations, given_peer, parse  # noqa: E402
-from bench.lab import Counters, Implementation, LabError  # noqa: E402
+from bench.lab import Implementation, LabError  # noqa: E402
 from bench.report import ALL_OFF, REFERENCE, WGPY, Report, Results, Sample, Spread  # noqa: E402
+from bench.topology import Counters  # noqa: E402
 
 
 def samples(implementation: str, case: str, figure: str, *values: float) -> list[Sample]:
@@ -248,16 +249,16 @@ def test_a_number_of_a_process_status_is_read() -> None:
 
 def test_interface_names_fit_the_kernel_whatever_the_pid(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.getpid", lambda: 2**22)
-    assert all(len(host.interface) <= 15 for host in lab.HOSTS)
+    assert all(len(host.interface) <= 15 for host in topology.HOSTS)
 
 
 def test_idle_peers_have_addresses_of_their_own() -> None:
-    sections = lab.idle_peers(999).split("[Peer]")[1:]
+    sections = topology.idle_peers(999).split("[Peer]")[1:]
     assert len({section.split("AllowedIPs = ")[1] for section in sections}) == 999
 
 
 def test_settings_name_the_peer_by_its_outer_address() -> None:
-    settings = lab.settings_of("PRIVATE", lab.HOSTS[1], "PUBLIC")
+    settings = topology.settings_of("PRIVATE", topology.HOSTS[1], "PUBLIC")
     assert "Endpoint = 192.0.2.2:51820\nAllowedIPs = 10.9.0.2/32, fd77::2/128\n" in settings
 
 
