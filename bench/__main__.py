@@ -1,7 +1,8 @@
 """Measures wgpy beside its peers, alternating, and writes bench.json, bench.md and bench.svg.
 
-A topology of its own: two network namespaces, a cable, a tunnel.  In each round each
-implementation is brought up, goes through all cases, and is taken down.
+A topology of its own: two network namespaces, a cable, a tunnel; more beside them for what is
+forwarded.  In each round each implementation is brought up, goes through all cases, and is taken
+down.
 """
 
 import argparse

@@ -20,6 +20,7 @@ from pathlib import Path
 from bench import flood
 from bench.lab import LabError, Usage, pinned, run, until, usage_of
 from bench.topology import MTU, Counters, Host, Tunnel
+from bench.ways import Ends, Way, direct, forwarded, masqueraded, nested
 
 ROOT = Path(__file__).resolve().parent.parent
 Figures = dict[str, float]
@@ -54,20 +55,20 @@ class Case:
 
 
 @contextlib.contextmanager
-def iperf3(tunnel: Tunnel, seconds: float, options: Sequence[str]) -> Iterator[list[str]]:
-    """A server at b; gives the client's command, for a."""
-    with tunnel.b.child("iperf3", "-s", "-1", "-i", "0", "--forceflush") as server:
+def iperf3(ends: Ends, seconds: float, options: Sequence[str]) -> Iterator[list[str]]:
+    """A server at the one end; gives the client's command."""
+    with ends.server.child("iperf3", "-s", "-1", "-i", "0", "--forceflush") as server:
         assert server.stdout is not None
         if not any("listening" in line for line in server.stdout):
             raise LabError("the iperf3 server does not start")
-        target = tunnel.b.inner6 if "-6" in options else tunnel.b.inner4
+        target = ends.address6 if "-6" in options else ends.address4
         yield ["iperf3", "-J", "-c", target, "-t", f"{seconds:.0f}", *options]
 
 
 @contextlib.contextmanager
 def load(tunnel: Tunnel, seconds: float, options: Sequence[str]) -> Iterator[None]:
     """Traffic that flows when the body is entered and for so long, or until the body ends."""
-    with iperf3(tunnel, seconds + 2, options) as command:
+    with direct(tunnel) as ends, iperf3(ends, seconds + 2, options) as command:
         before = frames(tunnel)
         with tunnel.a.child(*command, output=subprocess.DEVNULL):
             until(lambda: frames(tunnel) > before + FLOWING, "a flow of packets")
@@ -79,14 +80,27 @@ def frames(tunnel: Tunnel) -> int:
     return sum(host.counters().frames for host in tunnel.hosts)
 
 
-def received_bytes(report: str) -> tuple[float, float]:
-    """Bytes that arrived, both ways added, and the seconds that took, by iperf3's JSON."""
-    result = json.loads(report)
-    if "error" in result or "sum_received" not in result.get("end", {}):
-        raise LabError(f"iperf3: {result.get('error', 'no result')}")
-    end = result["end"]
-    sums = [end["sum_received"], end.get("sum_received_bidir_reverse", {"bytes": 0})]
-    return sum(each["bytes"] for each in sums), end["sum_received"]["seconds"]
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """What TCP did, both ways added if it went both ways."""
+
+    bytes: float  # that arrived
+    seconds: float
+    retransmits: float  # segments that were sent again
+
+    @classmethod
+    def read(cls, report: str) -> "Carried":
+        """From iperf3's JSON."""
+        result = json.loads(report)
+        end = result.get("end", {})
+        ways = [way for way in ("", "_bidir_reverse") if f"sum_received{way}" in end]
+        if "error" in result or not ways:
+            raise LabError(f"iperf3: {result.get('error', 'no result')}")
+        return cls(
+            bytes=sum(end[f"sum_received{way}"]["bytes"] for way in ways),
+            seconds=end["sum_received"]["seconds"],
+            retransmits=sum(end[f"sum_sent{way}"]["retransmits"] for way in ways),
+        )
 
 
 def payload(before: Counters, after: Counters, headers: int) -> int:
@@ -101,15 +115,16 @@ def payload(before: Counters, after: Counters, headers: int) -> int:
 
 
 class Meter:
-    """Both daemons' usage from its making on."""
+    """Both daemons' usage from its making on; with several tunnels, of each end's together."""
 
-    def __init__(self, tunnel: Tunnel) -> None:
+    def __init__(self, *tunnels: Tunnel) -> None:
         """From now on."""
-        self._pids = tunnel.pids
+        names = dict.fromkeys(name for tunnel in tunnels for name in tunnel.pids)
+        self._pids = {name: [tunnel.pids[name] for tunnel in tunnels] for name in names}
         self._before = self._read()
 
     def _read(self) -> dict[str, Usage]:
-        return {name: usage_of(pid) for name, pid in self._pids.items()}
+        return {name: total([usage_of(pid) for pid in pids]) for name, pids in self._pids.items()}
 
     def figures(self, carried_bytes: float) -> Figures:
         """Per GB carried since the beginning."""
@@ -120,6 +135,15 @@ class Meter:
             figures[f"switches_{name}_per_gb"] = (after.switches - before.switches) / gb
             figures[f"resident_{name}_mb"] = after.resident_mb
         return figures
+
+
+def total(usages: Sequence[Usage]) -> Usage:
+    """Of several daemons; their memory is that of the largest."""
+    return Usage(
+        cpu_s=sum(usage.cpu_s for usage in usages),
+        switches=sum(usage.switches for usage in usages),
+        resident_mb=max(usage.resident_mb for usage in usages),
+    )
 
 
 def perf_counts(csv: str) -> int:
@@ -163,15 +187,17 @@ def perf(host: Host, pid: int) -> contextlib.AbstractContextManager[subprocess.P
 # ---- cases ---------------------------------------------------------------------------------------
 
 
-def tcp(*options: str) -> Callable[[Tunnel, float], Figures]:
+def tcp(*options: str, way: Way = direct) -> Callable[[Tunnel, float], Figures]:
     """TCP as fast as it goes."""
 
     def measure(tunnel: Tunnel, seconds: float) -> Figures:
-        with iperf3(tunnel, seconds, options) as command:
-            meter = Meter(tunnel)
-            report = tunnel.a.run(*command, timeout_s=seconds + GRACE_S)
-            carried, took_s = received_bytes(report)
-            return {"gbit_s": carried * 8 / took_s / 1e9} | meter.figures(carried)
+        with way(tunnel) as ends, iperf3(ends, seconds, options) as command:
+            meter = Meter(*ends.tunnels)
+            carried = Carried.read(ends.client.run(*command, timeout_s=seconds + GRACE_S))
+            return {
+                "gbit_s": carried.bytes * 8 / carried.seconds / 1e9,
+                "retransmits": carried.retransmits,
+            } | meter.figures(carried.bytes)
 
     return measure
 
@@ -268,6 +294,11 @@ CASES = (
     Case("tcp4-p4", tcp("-P", "4"), ("-P", "4"), TCP4_HEADERS),
     Case("tcp4-reverse", tcp("-R"), ("-R",), TCP4_HEADERS),
     Case("tcp4-bidir", tcp("--bidir"), ("--bidir",), TCP4_HEADERS),
+    Case("forward4", tcp(way=forwarded)),
+    Case("forward4-p4", tcp("-P", "4", way=forwarded)),
+    Case("forward6", tcp("-6", way=forwarded)),
+    Case("forward-nat", tcp(way=masqueraded)),
+    Case("nested", tcp(way=nested)),
     Case("udp64", udp(64), udp_options(64), UDP_HEADERS),
     Case("udp1372", udp(1372), udp_options(1372), UDP_HEADERS),
     Case("rtt-idle", round_trips),

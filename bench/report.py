@@ -38,6 +38,7 @@ class Row:
     figure: str
     title: str
     unit: str
+    is_count: bool = False  # of what should not be: a multiple of it says nothing
 
 
 ROWS = (
@@ -46,6 +47,16 @@ ROWS = (
     Row("tcp4-p4", "gbit_s", "TCP, 4 streams", "Gbit/s"),
     Row("tcp4-reverse", "gbit_s", "TCP, server sends", "Gbit/s"),
     Row("tcp4-bidir", "gbit_s", "TCP both ways at once, sum", "Gbit/s"),
+    Row("forward4", "gbit_s", "forwarded TCP over IPv4, one stream", "Gbit/s"),
+    Row("forward4", "retransmits", "segments it sent again", "1", is_count=True),
+    Row("forward4-p4", "gbit_s", "forwarded TCP, 4 streams", "Gbit/s"),
+    Row("forward4-p4", "retransmits", "segments they sent again", "1", is_count=True),
+    Row("forward6", "gbit_s", "forwarded TCP over IPv6, one stream", "Gbit/s"),
+    Row("forward6", "retransmits", "segments it sent again", "1", is_count=True),
+    Row("forward-nat", "gbit_s", "forwarded TCP, masqueraded", "Gbit/s"),
+    Row("forward-nat", "retransmits", "segments it sent again", "1", is_count=True),
+    Row("nested", "gbit_s", "TCP through a tunnel in a tunnel", "Gbit/s"),
+    Row("nested", "retransmits", "segments it sent again", "1", is_count=True),
     Row("udp64", "kpps", "UDP of 64 bytes carried", "1000/s"),
     Row("udp1372", "kpps", "UDP of 1372 bytes carried", "1000/s"),
     Row("rtt-idle", "rtt_mean_us", "round trip, idle, mean", "us"),
@@ -228,12 +239,16 @@ def number(value: float | None) -> str:
     return f"{value:.{places}f}"
 
 
-def spread_text(spread: Spread | None) -> str:
+def count(value: float | None) -> str:
+    """A whole number."""
+    return MISSING if value is None else f"{value:.0f}"
+
+
+def spread_text(spread: Spread | None, text: Callable[[float | None], str] = number) -> str:
     """The median, and between what it lies."""
     if spread is None:
         return MISSING
-    median, least, most = number(spread.median), number(spread.least), number(spread.most)
-    return f"{median} ({least}..{most})"
+    return f"{text(spread.median)} ({text(spread.least)}..{text(spread.most)})"
 
 
 def times(ratio: float | None) -> str:
@@ -253,9 +268,14 @@ def main_table(results: Results, peers: Sequence[str]) -> str:
     for row in ROWS:
         spreads = [results.spread(name, row.case, row.figure) for name in (WGPY, *peers)]
         if any(spreads):
-            ratios = [times(results.ratio(row.case, row.figure, peer)) for peer in peers]
-            rows.append([row.title, row.unit, *map(spread_text, spreads), *ratios])
+            cells = [spread_text(spread, count if row.is_count else number) for spread in spreads]
+            ratios = [times(_row_ratio(results, row, peer)) for peer in peers]
+            rows.append([row.title, row.unit, *cells, *ratios])
     return table(["", "unit", WGPY, *peers, *(f"of {peer}" for peer in peers)], rows)
+
+
+def _row_ratio(results: Results, row: Row, peer: str) -> float | None:
+    return None if row.is_count else results.ratio(row.case, row.figure, peer)
 
 
 def cost_table(results: Results, names: Sequence[str]) -> str:

@@ -85,6 +85,16 @@ class Namespace:
                 process.stdout.close()
 
     @contextlib.contextmanager
+    def with_chain(self, chain: str) -> Iterator[None]:
+        """A chain of nftables, in a table of its own, while it lasts."""
+        table = f"table inet bench {{ chain bench {{ {chain}\n}}\n}}\n"
+        self.run("nft", "-f", "-", stdin=table)
+        try:
+            yield
+        finally:
+            self.run("nft", "delete table inet bench")
+
+    @contextlib.contextmanager
     def made(self) -> Iterator[None]:
         """It is there, with a loopback, while it lasts."""
         with contextlib.ExitStack() as stack:
@@ -97,10 +107,15 @@ class Namespace:
         if Path(NAMESPACES, self.namespace).exists():
             run(["ip", "netns", "delete", self.namespace])
 
-    def join(self, other: "Namespace", link: str) -> None:
-        """Joins the two by a cable; both ends have this name, and are down."""
+    @contextlib.contextmanager
+    def joined(self, other: "Namespace", link: str) -> Iterator[None]:
+        """Both have an end of a cable, down and of this name, while it lasts."""
         veth = ["type", "veth", "peer", "name", link, "netns", other.namespace]
         self.ip("link", "add", "name", link, *veth)
+        try:
+            yield
+        finally:
+            self.ip("link", "delete", link)  # at once, but with a namespace some time later
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +192,7 @@ def cable() -> Iterator[tuple[Host, Host]]:
     with contextlib.ExitStack() as stack:
         for host in HOSTS:
             stack.enter_context(host.made())
-        a.join(b, CABLE)
+        stack.enter_context(a.joined(b, CABLE))
         for host in HOSTS:
             host.ip("address", "add", f"{host.outer}/24", "dev", CABLE)
             host.ip("link", "set", CABLE, "up")
@@ -236,11 +251,8 @@ class Tunnel:
     def one_way(self) -> Iterator[None]:
         """B loses whatever a sends, before it reaches the daemon."""
         chain = f"type filter hook prerouting priority raw; udp dport {PORT} drop;"
-        self.b.run("nft", "-f", "-", stdin=f"table inet bench {{ chain early {{ {chain}\n}}\n}}\n")
-        try:
+        with self.b.with_chain(chain):
             yield
-        finally:
-            self.b.run("nft", "delete table inet bench")
 
 
 def idle_peers(count: int) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ sys.path.append(
     str(ROOT)
 )  # bench is never installed; at the end, so that wgpy is the installed one
 
-from bench import cases, lab, report, stages, topology  # noqa: E402
+from bench import cases, lab, report, stages, topology, ways  # noqa: E402
 from bench.__main__ import ablations, given_peer, parse  # noqa: E402
 from bench.lab import Implementation, LabError  # noqa: E402
 from bench.report import ALL_OFF, REFERENCE, WGPY, Report, Results, Sample, Spread  # noqa: E402
@@ -158,6 +159,16 @@ def test_the_report_shows_figures_ratios_and_targets() -> None:
     assert "- kernel: Linux\n- wgpy: 1.0\n- wireguard-go: newest\n" in text
 
 
+def test_what_was_sent_again_stands_beside_throughput_and_is_no_multiple() -> None:
+    made = [Sample(1, WGPY, "forward4", {"gbit_s": 6.0, "retransmits": 28.0})]
+    made += [Sample(1, REFERENCE, "forward4", {"gbit_s": 2.0, "retransmits": 14.0})]
+    assert (
+        "| forwarded TCP over IPv4, one stream | Gbit/s"
+        " | 6.00 (6.00..6.00) | 2.00 (2.00..2.00) | 3.00x |\n"
+        "| segments it sent again | 1 | 28 (28..28) | 14 (14..14) | - |\n"
+    ) in whole_report(made, [], [])
+
+
 def test_the_report_leaves_out_what_was_not_asked_for() -> None:
     text = whole_report(tcp(6.0, 2.0), [], [])
     assert "UDP of 64 bytes carried" not in text
@@ -187,17 +198,33 @@ def test_an_ablation_is_a_part_of_all_on() -> None:
 # ---- tools' output -------------------------------------------------------------------------------
 
 
+ONE_WAY = {
+    "sum_sent": {"bytes": 3.1e9, "seconds": 2.0, "retransmits": 14},
+    "sum_received": {"bytes": 3e9, "seconds": 2.1},
+}
+OTHER_WAY = {
+    "sum_sent_bidir_reverse": {"bytes": 1.1e9, "seconds": 2.0, "retransmits": 5},
+    "sum_received_bidir_reverse": {"bytes": 1e9, "seconds": 2.1},
+}
+
+
+def test_iperf3_tells_what_arrived_and_what_was_sent_again() -> None:
+    assert cases.Carried.read(json.dumps({"end": ONE_WAY})) == cases.Carried(3e9, 2.1, 14)
+
+
 def test_both_directions_of_iperf3_are_added() -> None:
-    end = {
-        "sum_received": {"bytes": 3e9, "seconds": 2.0},
-        "sum_received_bidir_reverse": {"bytes": 1e9, "seconds": 2.0},
-    }
-    assert cases.received_bytes(json.dumps({"end": end})) == (4e9, 2.0)
+    report = json.dumps({"end": ONE_WAY | OTHER_WAY})
+    assert cases.Carried.read(report) == cases.Carried(4e9, 2.1, 19)
 
 
 def test_an_error_of_iperf3_is_one() -> None:
     with pytest.raises(LabError, match="unable to connect"):
-        cases.received_bytes(json.dumps({"end": {}, "error": "unable to connect"}))
+        cases.Carried.read(json.dumps({"end": {}, "error": "unable to connect"}))
+
+
+def test_daemons_of_one_end_are_added_but_for_their_memory() -> None:
+    usages = [lab.Usage(cpu_s=1.0, switches=10, resident_mb=50.0), lab.Usage(2.0, 5, 52.0)]
+    assert cases.total(usages) == lab.Usage(3.0, 15, 52.0)
 
 
 def test_super_packets_count_as_the_payload_that_they_carry() -> None:
@@ -249,7 +276,8 @@ def test_a_number_of_a_process_status_is_read() -> None:
 
 def test_interface_names_fit_the_kernel_whatever_the_pid(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.getpid", lambda: 2**22)
-    assert all(len(host.interface) <= 15 for host in topology.HOSTS)
+    hosts = (*topology.HOSTS, *topology.NESTED)
+    assert all(len(host.interface) <= 15 for host in hosts)
 
 
 def test_idle_peers_have_addresses_of_their_own() -> None:
@@ -260,6 +288,40 @@ def test_idle_peers_have_addresses_of_their_own() -> None:
 def test_settings_name_the_peer_by_its_outer_address() -> None:
     settings = topology.settings_of("PRIVATE", topology.HOSTS[1], "PUBLIC")
     assert "Endpoint = 192.0.2.2:51820\nAllowedIPs = 10.9.0.2/32, fd77::2/128\n" in settings
+
+
+def test_a_nested_tunnel_goes_through_the_other_and_is_as_much_narrower() -> None:
+    settings = topology.settings_of("PRIVATE", topology.NESTED[1], "PUBLIC")
+    assert "ListenPort = 51821\n" in settings
+    assert "Endpoint = 10.9.0.2:51821\nAllowedIPs = 10.9.1.2/32, fd77:1::2/128\n" in settings
+    assert [host.mtu for host in topology.NESTED] == [1340, 1340]
+
+
+def test_ends_of_tunnels_have_addresses_and_sockets_of_their_own() -> None:
+    hosts = (*topology.HOSTS, *topology.NESTED)
+    for each in ("inner4", "inner6", "outer", "interface", "socket"):
+        assert len({getattr(host, each) for host in hosts}) == len(hosts)
+
+
+def test_lans_of_two_gateways_are_apart() -> None:
+    left, right = (ways.LanHost("lan", host) for host in topology.HOSTS)
+    assert left.networks == ("10.81.0.0/24", "fd81::/64")
+    assert right.addresses == ("10.82.0.2", "fd82::2")
+
+
+@pytest.mark.parametrize(
+    ("name", "is_gone"),
+    [("a", True), ("b", True), ("a-lan", True), ("other", True), ("A", False), ("", False)],
+)
+def test_namespaces_of_runs_that_are_no_more_are_known(
+    name: str, is_gone: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    removed: list[Sequence[str]] = []
+    (tmp_path / f"{topology.PREFIX}-{2**22 + 1}-{name}").touch()  # no pid is so large
+    monkeypatch.setattr(topology, "NAMESPACES", tmp_path)
+    monkeypatch.setattr(topology, "run", removed.append)
+    topology.remove_stale()
+    assert len(removed) == is_gone
 
 
 def test_all_cases_are_measured_unless_some_are_named() -> None:
