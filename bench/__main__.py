@@ -32,7 +32,14 @@ from bench.cases import (
     soak,
     tool_versions,
 )
-from bench.lab import Implementation, LabError, find_kernel, find_wireguard_go, first_line
+from bench.lab import (
+    Implementation,
+    LabError,
+    find_kernel,
+    find_tailscale,
+    find_wireguard_go,
+    first_line,
+)
 from bench.report import ALL_OFF, WGPY, Report, Results, Sample, verdicts
 from bench.topology import Tunnel, cable, tunnel
 from wgpy.dataplane.plane import aead_backends
@@ -68,8 +75,8 @@ def parse(argv: Sequence[str]) -> Options:
         action="append",
         default=[],
         metavar="NAME[=COMMAND]",
-        help="wireguard-go or kernel: only that one of those found; or one more to measure, whose "
-        "COMMAND takes the interface's name and stays in the foreground",
+        help="wireguard-go, tailscale or kernel: only that one of those found; or one more to "
+        "measure, whose COMMAND takes the interface's name and stays in the foreground",
     )
     add("--ablate", action="store_true", help="wgpy with each offload off, and with OpenSSL, too")
     add("--pin", action="store_true", help="one daemon on core 0, the other on core 1")
@@ -107,7 +114,7 @@ def find_wgpy() -> Implementation:
 
 def find_peers(wanted: Sequence[str]) -> list[Implementation]:
     """Those found, or of them those named, and those given.  LabError: a named one isn't here."""
-    found = [peer for peer in (find_wireguard_go(), find_kernel()) if peer is not None]
+    found = list(filter(None, (find_wireguard_go(), find_tailscale(), find_kernel())))
     named = [name for name in wanted if "=" not in name]
     if missing := set(named) - {peer.name for peer in found}:
         raise LabError(f"not here: {', '.join(sorted(missing))}")

@@ -15,6 +15,7 @@ from pathlib import Path
 SOCKETS = Path("/var/run/wireguard")
 START_S = 10.0
 END_S = 5.0
+TAILSCALE_PROGRAM = "wireguard-go-tailscale"  # its own name is that of what it is a fork of
 
 
 class LabError(Exception):
@@ -157,13 +158,25 @@ def go_version(path: str) -> str:
     return next((words[2] for words in modules if words[:1] == ["mod"]), "")
 
 
+def go_bin() -> str:
+    """Where Go installs programs."""
+    return first_line(["go", "env", "GOBIN"]) or f"{first_line(['go', 'env', 'GOPATH'])}/bin"
+
+
+def find_built(name: str, program: str, directories: str) -> Implementation | None:
+    """One that was built from Go's sources, if it is in one of the directories."""
+    path = shutil.which(program, path=directories)
+    if path is None:
+        return None
+    version = go_version(path) or "unknown version"
+    return Implementation(name, (path, "-f"), f"built from source, {version}")
+
+
 def find_wireguard_go() -> Implementation | None:
     """The newest that Go installed, else the distribution's."""
-    go_bin = first_line(["go", "env", "GOBIN"]) or f"{first_line(['go', 'env', 'GOPATH'])}/bin"
-    built = shutil.which("wireguard", path=go_bin)
+    built = find_built("wireguard-go", "wireguard", go_bin())
     if built is not None:
-        version = f"built from source, {go_version(built)}"
-        return Implementation("wireguard-go", (built, "-f"), version)
+        return built
     packaged = shutil.which("wireguard-go")
     if packaged is None:
         return None
@@ -172,6 +185,12 @@ def find_wireguard_go() -> Implementation | None:
     if "2022" in version:
         package += ", from before it batched packets"
     return Implementation("wireguard-go", (packaged, "-f"), package)
+
+
+def find_tailscale() -> Implementation | None:
+    """Tailscale's fork of wireguard-go, as scripts/bench installs it, or on PATH by that name."""
+    directories = os.pathsep.join((go_bin(), os.environ.get("PATH", os.defpath)))
+    return find_built("tailscale", TAILSCALE_PROGRAM, directories)
 
 
 def find_kernel() -> Implementation | None:

@@ -1,11 +1,13 @@
 """Samples -> medians, ratios, targets, and the Markdown that tells of them.  No I/O."""
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 WGPY = "wgpy"
-REFERENCE = "wireguard-go"  # whom the targets are against
+REFERENCE = "wireguard-go"  # whom the targets are against that name nobody
+TAILSCALE = "tailscale"  # its fork of it
+FORWARDED = "forward4", "forward4-p4", "forward6", "forward-nat"
 ALL_OFF = "wgpy, all off"
 MISSING = "-"
 
@@ -123,10 +125,11 @@ class Results:
         mine, others = self.median(of, case, figure), self.median(peer, case, figure)
         return None if mine is None or not others else mine / others
 
-    def worst(self, *ratios: float | None) -> float | None:
-        """The largest; None if one is missing."""
-        known = [ratio for ratio in ratios if ratio is not None]
-        return max(known) if len(known) == len(ratios) else None
+    @staticmethod
+    def worst(*values: float | None, of: Callable[[Iterable[float]], float] = max) -> float | None:
+        """The largest, or what else is worst; None if one is missing."""
+        known = [value for value in values if value is not None]
+        return of(known) if len(known) == len(values) else None
 
     def resident_mb(self) -> float | None:
         """The most that either daemon of wgpy ever held with one peer."""
@@ -184,6 +187,19 @@ def _cpu(results: Results) -> float | None:
     return results.worst(*ends)
 
 
+def _forwarded(peer: str) -> Callable[[Results], float | None]:
+    """The smallest multiple of the peer's throughput."""
+
+    def value(results: Results) -> float | None:
+        return results.worst(*(results.ratio(case, "gbit_s", peer) for case in FORWARDED), of=min)
+
+    return value
+
+
+def _sent_again(results: Results) -> float | None:
+    return results.worst(*(results.median(WGPY, case, "retransmits") for case in FORWARDED))
+
+
 def _ablation(results: Results) -> float | None:
     return results.ratio("tcp4", "gbit_s", ALL_OFF)
 
@@ -198,6 +214,9 @@ TARGETS = (
     Target("TCP, 4 streams", _times("tcp4-p4", "gbit_s"), 2.0, unit="x"),
     Target("TCP, server sends", _times("tcp4-reverse", "gbit_s"), 2.1, unit="x"),
     Target("TCP both ways, sum", _times("tcp4-bidir", "gbit_s"), 2.1, unit="x"),
+    Target("forwarded TCP, the worst case", _forwarded(REFERENCE), 2.2, unit="x"),
+    Target("the same, of tailscale", _forwarded(TAILSCALE), 1.6, unit="x"),
+    Target("segments sent again, the worst of these", _sent_again, 100, at_least=False),
     Target("daemon CPU per GB, the worse end", _cpu, 0.45, at_least=False, unit="x"),
     Target("UDP of 64 bytes", _times("udp64", "kpps"), 5.0, unit="x"),
     Target("UDP of 1372 bytes", _times("udp1372", "kpps"), 4.0, unit="x"),
@@ -345,7 +364,7 @@ class Report:
             "".join(f"- {name}: {value}\n" for name, value in facts.items()),
             "Medians (least..most) of the rounds:\n",
             main_table(results, peers),
-            "Targets, as multiples of " + REFERENCE + " where they end in x:\n",
+            f"Targets, as multiples of {REFERENCE} where they end in x and name nobody else:\n",
             target_table(results),
             "What the daemons took:\n",
             cost_table(results, [WGPY, *peers]),

@@ -104,6 +104,32 @@ def test_throughput_has_to_be_twice_the_reference(wgpy: float, met: bool) -> Non
     assert is_met is met
 
 
+def forwarded(*cases_: tuple[float, float, float, float]) -> list[Sample]:
+    """Of each case wgpy's Gbit/s and retransmits, and what its peers do."""
+    made = []
+    for name, (ours, again, reference, tailscale) in zip(report.FORWARDED, cases_, strict=True):
+        made.append(Sample(1, WGPY, name, {"gbit_s": ours, "retransmits": again}))
+        made += samples(REFERENCE, name, "gbit_s", reference)
+        made += samples(report.TAILSCALE, name, "gbit_s", tailscale)
+    return made
+
+
+def test_the_targets_of_a_gateway_go_by_its_worst_case() -> None:
+    good, slow, lossy = (6.0, 0.0, 2.0, 3.0), (6.0, 14.0, 2.0, 4.0), (6.0, 101.0, 3.0, 3.0)
+    results = Results(forwarded(good, slow, lossy, good))
+    assert verdict(results, "forwarded TCP, the worst case") == (2.0, False)
+    assert verdict(results, "the same, of tailscale") == (1.5, False)
+    assert verdict(results, "segments sent again, the worst of these") == (101.0, False)
+
+
+def test_the_targets_of_a_gateway_need_all_its_cases() -> None:
+    made = [
+        sample for sample in forwarded(*[(6.0, 0.0, 2.0, 3.0)] * 4) if sample.case != "forward6"
+    ]
+    assert verdict(Results(made), "the same, of tailscale") == (None, None)
+    assert verdict(Results(made), "segments sent again, the worst of these") == (None, None)
+
+
 def test_the_cpu_target_goes_by_the_worse_end() -> None:
     made = [
         Sample(1, WGPY, "tcp4", {"cpu_a_s_per_gb": 0.8, "cpu_b_s_per_gb": 1.0}),
