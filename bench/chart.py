@@ -14,10 +14,18 @@ PANELS = {
         Row("tcp4-reverse", "gbit_s", "reverse", ""),
         Row("tcp4-bidir", "gbit_s", "both ways", ""),
     ),
+    "TCP forwarded, and in two tunnels, Gbit/s": (
+        Row("forward4", "gbit_s", "IPv4", ""),
+        Row("forward6", "gbit_s", "IPv6", ""),
+        Row("forward4-p4", "gbit_s", "4 streams", ""),
+        Row("forward-nat", "gbit_s", "NAT", ""),
+        Row("nested", "gbit_s", "nested", ""),
+    ),
     "UDP carried, 1000 packets/s": (
         Row("udp64", "kpps", "64 bytes", ""),
         Row("udp1372", "kpps", "1372 bytes", ""),
     ),
+    "Sending only, on one core, 1000 packets/s": (Row("transmit", "kpps", "1372 bytes", ""),),
     "Daemon CPU, s/GB (less is better)": (
         Row("tcp4", "cpu_a_s_per_gb", "TCP, sender", ""),
         Row("tcp4", "cpu_b_s_per_gb", "TCP, receiver", ""),
@@ -38,7 +46,7 @@ def draw(results: Results, names: Sequence[str], path: Path) -> bool:
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(2, 2, figsize=(10, 6.5), layout="constrained")
+    figure, axes = pyplot.subplots(3, 2, figsize=(10, 9.5), layout="constrained")
     for axis, (title, rows) in zip(axes.flat, PANELS.items(), strict=True):
         measured = [row for row in rows if _has_any(results, names, row)]
         _draw_panel(axis, title, measured)

@@ -357,7 +357,7 @@ class Report:
         return [name for name in self.versions if name != WGPY]
 
     def markdown(self) -> str:
-        """For the README."""
+        """For docs/bench.md."""
         peers, results = self.peers, self.results
         facts = {**self.header, **self.versions}
         parts = [

@@ -18,6 +18,7 @@ from bench import cases, lab, report, stages, topology, ways  # noqa: E402
 from bench.__main__ import ablations, given_peer, parse  # noqa: E402
 from bench.lab import Implementation, LabError  # noqa: E402
 from bench.report import ALL_OFF, REFERENCE, WGPY, Report, Results, Sample, Spread  # noqa: E402
+from bench.summary import LINES, summary  # noqa: E402
 from bench.topology import Counters  # noqa: E402
 
 
@@ -200,6 +201,29 @@ def test_the_report_leaves_out_what_was_not_asked_for() -> None:
     assert "UDP of 64 bytes carried" not in text
     assert "switched off" not in text
     assert "Not measured" not in text
+
+
+def test_the_summary_has_medians_alone_and_a_ratio_to_each_peer() -> None:
+    made = forwarded(*[(6.0, 14.0, 2.0, 4.0)] * 4)
+    made += [Sample(1, WGPY, "tcp4", {"cpu_a_s_per_gb": 0.9, "cpu_b_s_per_gb": 1.0})]
+    made += [Sample(1, REFERENCE, "tcp4", {"cpu_a_s_per_gb": 1.8, "cpu_b_s_per_gb": 4.0})]
+    text = summary(Results(made), [REFERENCE, report.TAILSCALE])
+    lines = text.splitlines()
+    assert lines[0] == "|  | wgpy | wireguard-go | tailscale | of wireguard-go | of tailscale |"
+    assert "| 6.00, 14 | 2.00, - | 4.00, - | 3.00 | 1.50 |" in lines[2]
+    assert "| 0.90, 1.00 | 1.80, 4.00 | - | 0.50, 0.25 | - |" in lines[-1]
+    assert len(lines) == 2 + 5  # nothing of what was not measured
+
+
+def test_every_line_of_the_summary_belongs_to_a_case() -> None:
+    assert {line.case for line in LINES} == {case.name for case in cases.CASES}
+
+
+def test_the_readme_shows_the_lines_of_the_summary() -> None:
+    readme = (ROOT / "README.md").read_text().split("## Speed")[1]
+    titles = [line.split(" | ")[0].removeprefix("| ") for line in readme.splitlines()]
+    wanted = [line.title for line in LINES]
+    assert [title for title in titles if title in wanted] == wanted
 
 
 def test_the_report_tells_what_failed() -> None:
