@@ -2,14 +2,14 @@
 
 import errno
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from itertools import repeat
 
 import pytest
 
-from .faults import FaultyKernel, refusing, willing
-from .test_fallbacks import Wire
+from .faults import FaultyKernel, Message, refusing, willing
+from .test_fallbacks import SMALL, Wire
 
 pytestmark = pytest.mark.threads
 
@@ -17,6 +17,7 @@ WAITS_MAX = 2  # per flush; udp.c
 WAIT = (1, 10)  # one descriptor, milliseconds
 YIELD_NS = 250_000_000
 FULL, HALF, ROOM = 1000, 500, 499  # per mille of the buffer
+STANDING = 600  # of which half of the rest is 200
 BUFFER_LEN = 32 << 10  # bytes of it; 40 datagrams are more than a quarter
 
 
@@ -151,6 +152,48 @@ def test_who_yields_has_but_half_of_the_buffer(
     all_come(wire, 1, 10)
     assert road.taken() == ([0] * served + [1], 0)
     assert wire.count("tx_congested") == (10 if served else 20)
+
+
+@pytest.mark.parametrize(("fill", "waits"), [(STANDING + 199, 0), (STANDING + 200, 1)])
+def test_what_stands_for_who_yields_is_not_held_against_who_sends_the_most(
+    kernel: FaultyKernel, wire: Wire, road: Road, fill: int, waits: int
+) -> None:
+    wire.lent_udp.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_LEN)
+    wire.start()
+    kernel.on_fill = lambda: STANDING
+    kernel.on_send = refusing(errno.EAGAIN, lambda m: m.port == wire.port(0))
+    wire.send(0, 10)
+    all_come(wire, 1, 0, 40)
+    all_come(wire, 1, 40, 40)
+    road.taken()
+    kernel.on_fill = lambda: fill
+    all_come(wire, 1, 80, 40)
+    assert road.taken() == ([1], waits)
+    assert wire.plane.stats(1).tx_congested == 0
+
+
+def test_who_yields_has_the_room_that_was_seen_and_no_more(
+    kernel: FaultyKernel, wire: Wire, road: Road
+) -> None:
+    wire.start()
+    kernel.on_send = refusing(errno.EAGAIN, lambda m: m.port == wire.port(0))
+    wire.send(0, 10)
+    all_come(wire, 1, 0)
+    fills = iter([ROOM])
+    kernel.on_fill = lambda: next(fills, HALF)
+    road.taken()
+
+    def in_one_flush(messages: Sequence[Message]) -> int:
+        kernel.on_send = willing
+        for _ in range(3):
+            wire.send(0, 10, rest=SMALL // 2)
+        return len(messages)
+
+    kernel.on_send = in_one_flush
+    all_come(wire, 1, 10)
+    all_come(wire, 1, 20)
+    assert road.taken()[0] == [1, 0, 1]
+    assert wire.plane.stats(0).tx_congested == 10 + 2 * 11
 
 
 def test_a_flush_waits_but_twice(kernel: FaultyKernel, wire: Wire, road: Road) -> None:

@@ -48,12 +48,13 @@ with socket.create_server((sys.argv[1], int(sys.argv[2])), family=family) as ser
 print(digest.hexdigest())
 """
 
-# argv: interface, command; runs wgpy so with a TUN queue and a listening socket open already.
+# argv: flags of TUNSETIFF, interface, command; runs wgpy so with a TUN queue and a listening
+# socket open already.
 HAND_OVER = """
 import fcntl, os, socket, struct, sys
-name = sys.argv[1]
+flags, name, *command = sys.argv[1:]
 tun = os.open("/dev/net/tun", os.O_RDWR)
-fcntl.ioctl(tun, 0x400454CA, struct.pack("16sH22x", name.encode(), 0x1001))
+fcntl.ioctl(tun, 0x400454CA, struct.pack("16sH22x", name.encode(), int(flags, 0)))
 os.makedirs("/var/run/wireguard", exist_ok=True)
 uapi = socket.socket(socket.AF_UNIX)
 uapi.bind(f"/var/run/wireguard/{name}.sock")
@@ -61,7 +62,7 @@ uapi.listen()
 for fd in (tun, uapi.fileno()):
     os.set_inheritable(fd, True)
 os.environ |= {"WG_TUN_FD": str(tun), "WG_UAPI_FD": str(uapi.fileno())}
-os.execvp(sys.argv[2], [*sys.argv[2:], name])
+os.execvp(command[0], [*command, name])
 """
 
 numbers = itertools.count()  # so that no two names in a process are one

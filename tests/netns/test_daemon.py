@@ -127,7 +127,7 @@ def test_an_unknown_aead_is_refused_in_one_line(sides: tuple[Side, Side]) -> Non
 
 def test_an_open_tun_and_an_open_socket_are_taken_over(sides: tuple[Side, Side]) -> None:
     left, right = sides
-    left.host.run(sys.executable, "-c", HAND_OVER, left.interface, "wgpy")
+    left.host.run(sys.executable, "-c", HAND_OVER, "0x1001", left.interface, "wgpy")
     right.host.run("wgpy", right.interface)
     left.configure(left.settings(right))
     right.configure(right.settings(left))

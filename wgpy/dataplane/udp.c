@@ -201,7 +201,10 @@ struct wg_udp_sender {
     bool patient;          /* it may wait for room, a bit */
     uint32_t waits;        /* of this flush */
     uint32_t buffer;       /* bytes of a socket's buffer */
-    uint64_t unseen;       /* bytes of it taken since a look at how full it is */
+    struct buffer_use {
+        uint64_t unseen;   /* bytes taken since the heaviest looked how full it is */
+        uint64_t standing; /* bytes that those who yield have in it, at most */
+    } uses[2];             /* of the sockets, IPv4 and IPv6 */
     struct {
         uint32_t slot, bytes;
     } heaviest;     /* see heaviest_weigh */
@@ -342,7 +345,12 @@ static uint32_t messages_send(struct wg_udp_sender *sender, int fd, uint32_t fir
  *
  * A socket's buffer is full of what has not left the host yet.  All peers share it, so one behind a
  * slow link could have it to itself.  Therefore the heaviest peer has but half of it, for which it
- * waits a moment; if that was in vain, it yields for a while: it does not wait at all. */
+ * waits a moment; if that was in vain, it yields for a while: it does not wait at all.
+ *
+ * The kernel tells how much is in the buffer, but not whose it is, and a heavy peer on a fast link
+ * must not pay for the half that stands there for a slow one.  So we keep how much that is at most:
+ * all there is when a peer begins to yield, then what is added for those who yield, and never more
+ * than there is. */
 
 static bool is_congestion(int error) { return error == EAGAIN || error == ENOBUFS; }
 
@@ -363,40 +371,56 @@ static void heaviest_weigh(struct wg_udp_sender *sender, const struct run *run)
     }
 }
 
+static struct buffer_use *buffer_use(struct wg_udp_sender *sender, const struct run *run)
+{
+    return &sender->uses[run->to.family == AF_INET6];
+}
+
 /* What the kernel counts for a run: every datagram has its own overhead when the device, or what
  * queues in front of it, has split the run. */
 static void buffer_take(struct wg_udp_sender *sender, const struct run *run)
 {
-    sender->unseen += run->length + run->count * DATAGRAM_OVERHEAD;
+    struct buffer_use *use = buffer_use(sender, run);
+    uint32_t bytes = run->length + run->count * DATAGRAM_OVERHEAD;
+
+    use->unseen += bytes;
+    if (run->yields)
+        use->standing += bytes;
 }
 
-static bool half_is_free(const struct wg_udp_sender *sender, int fd)
+/* Half of the buffer is for who yields, half of what those left for who sends the most. */
+static bool has_room(struct wg_udp_sender *sender, const struct run *run, int fd)
 {
+    struct buffer_use *use = buffer_use(sender, run);
     int queued;
 
-    return ioctl(fd, SIOCOUTQ, &queued) < 0 || (uint32_t)queued < sender->buffer / 2;
+    if (!run->yields)
+        use->unseen = 0;
+    if (ioctl(fd, SIOCOUTQ, &queued) < 0)
+        return true;
+    if (use->standing > (uint64_t)queued)
+        use->standing = (uint64_t)queued;
+    return (uint64_t)queued < (sender->buffer + (run->yields ? 0 : use->standing)) / 2;
 }
 
 /* UDP is ready to be written to when half of the buffer is free. */
-static bool half_gets_free(struct wg_udp_sender *sender, const struct run *run, int fd)
+static bool room_comes(struct wg_udp_sender *sender, const struct run *run, int fd)
 {
     struct pollfd room = {.fd = fd, .events = POLLOUT};
 
     if (!sender->patient || run->yields || sender->waits == WAITS_MAX)
         return false;
     sender->waits++;
-    return poll(&room, 1, WAIT_MS) > 0;
+    return poll(&room, 1, WAIT_MS) > 0 || has_room(sender, run, fd);
 }
 
 /* Looks seldom, so that it costs nothing: a quarter of the buffer later it is not full yet. */
-static bool needs_half(struct wg_udp_sender *sender, const struct run *run)
+static bool needs_room(struct wg_udp_sender *sender, const struct run *run)
 {
-    if (run->yields)
-        return true;
-    if (run->slot != sender->heaviest.slot || sender->unseen < sender->buffer / 4)
-        return false;
-    sender->unseen = 0;
-    return true;
+    const struct buffer_use *use = buffer_use(sender, run);
+
+    return run->yields || (run->slot == sender->heaviest.slot &&
+                           use->standing + 4 * use->unseen >= sender->buffer);
 }
 
 static void peer_yield(wg_device *device, struct wg_udp_sender *sender, uint32_t slot)
@@ -418,6 +442,8 @@ static void run_drop(wg_device *device, struct wg_udp_sender *sender, const stru
     struct wg_peer *peer = wg_peer_find(device, run->slot);
     if (peer)
         atomic_fetch_add_explicit(&peer->tx_congested, run->count, memory_order_relaxed);
+    if (!run->yields)
+        buffer_use(sender, run)->standing = sender->buffer;
     peer_yield(device, sender, run->yields ? run->slot : sender->heaviest.slot);
     pthread_rwlock_unlock(&device->tables);
     wg_count(device, tx_congested, run->count);
@@ -517,14 +543,15 @@ static void run_recover(wg_device *device, struct wg_udp_sender *sender, const s
     run_refused(device, sender, run, error);
 }
 
-/* From the first on, those that leave by one call. */
+/* From the first on, those that leave by one call.  Who yields has no more than the room that was
+ * looked for. */
 static uint32_t runs_alike(const struct wg_udp_sender *sender, uint32_t first)
 {
     const struct run *run = &sender->runs[first];
     uint32_t count = 1;
 
     while (first + count < sender->runs_used && run[count].to.family == run->to.family &&
-           run[count].yields == run->yields)
+           !run->yields && !run[count].yields)
         count++;
     return count;
 }
@@ -536,10 +563,10 @@ static uint32_t runs_try(struct wg_udp_sender *sender, uint32_t first, uint32_t 
     int fd = endpoint_fd(sender->queue, &run->to);
 
     *error = EAGAIN;
-    if (needs_half(sender, run) && !half_is_free(sender, fd) && !half_gets_free(sender, run, fd))
+    if (needs_room(sender, run) && !has_room(sender, run, fd) && !room_comes(sender, run, fd))
         return 0;
     uint32_t sent = messages_send(sender, fd, first, count, error);
-    if (*error == EAGAIN && half_gets_free(sender, run, fd))
+    if (*error == EAGAIN && room_comes(sender, run, fd))
         sent += messages_send(sender, fd, first + sent, count - sent, error);
     return sent;
 }
