@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 
 from wgpy.dataplane.plane import Feature
-from wgpy.sockets import IP_PKTINFO, SO_RCVBUFFORCE, SO_SNDBUFFORCE, open_sockets
+from wgpy.sockets import (
+    IP_PKTINFO,
+    SO_RCVBUFFORCE,
+    SO_SNDBUFFORCE,
+    SO_TIMESTAMPNS_NEW,
+    open_sockets,
+)
 
 
 def option(fd: int, level: int, name: int) -> int:
@@ -143,6 +149,29 @@ def test_the_data_threads_learn_local_address_and_tos() -> None:
         assert option(pair.fds[0][1], socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO) == 1
         assert option(pair.fds[0][1], socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS) == 1
         assert option(pair.fds[0][1], socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 1
+
+
+def test_the_data_threads_learn_when_a_datagram_came() -> None:
+    with closing(open_sockets(0, 0)) as pair:
+        for fd in pair.fds[0]:
+            assert option(fd, socket.SOL_SOCKET, SO_TIMESTAMPNS_NEW) == 1
+
+
+class Old(socket.socket):
+    """What Linux gave before 5.1."""
+
+    def setsockopt(self, *arguments: object) -> None:
+        if arguments[:2] == (socket.SOL_SOCKET, SO_TIMESTAMPNS_NEW):
+            raise OSError(errno.ENOPROTOOPT, os.strerror(errno.ENOPROTOOPT))
+        super().setsockopt(*arguments)  # type: ignore[call-overload]
+
+
+def test_a_kernel_that_does_not_tell_when_is_none_the_worse(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("wgpy.sockets.socket.socket", Old)
+    with closing(open_sockets(0, 0)) as pair:
+        assert pair.port != 0
 
 
 class Humble(socket.socket):

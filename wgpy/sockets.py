@@ -37,6 +37,7 @@ UDP_SEGMENT = 103
 UDP_GRO = 104
 SO_SNDBUFFORCE = 32
 SO_RCVBUFFORCE = 33
+SO_TIMESTAMPNS_NEW = 64
 
 
 Pair = tuple[socket.socket | None, socket.socket | None]  # IPv4 and IPv6, one at least
@@ -170,6 +171,8 @@ def _configure(udp: socket.socket) -> None:
         udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
         udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
         udp.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, PMTUDISC_DONT)
+    with contextlib.suppress(OSError):  # before Linux 5.1 nobody knows how long what comes waited
+        udp.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS_NEW, 1)
     for forced, polite, length in (
         (SO_RCVBUFFORCE, socket.SO_RCVBUF, BUFFER_LEN),
         (SO_SNDBUFFORCE, socket.SO_SNDBUF, SEND_BUFFER_LEN),

@@ -31,6 +31,9 @@ int (*fault_on_read)(int fd);
 /* 0, or -errno. */
 int (*fault_on_poll)(unsigned int count, int timeout_ms);
 
+/* Nanoseconds that are added to CLOCK_REALTIME. */
+int64_t (*fault_on_clock_gettime)(void);
+
 int fault_set_send_counter(wg_device *device, uint32_t slot, uint64_t counter);
 int __real_sendmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags);
 int __wrap_sendmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags);
@@ -46,6 +49,8 @@ ssize_t __real_read(int fd, void *buffer, size_t size);
 ssize_t __wrap_read(int fd, void *buffer, size_t size);
 int __real_poll(struct pollfd *fds, nfds_t count, int timeout_ms);
 int __wrap_poll(struct pollfd *fds, nfds_t count, int timeout_ms);
+int __real_clock_gettime(clockid_t clock, struct timespec *now);
+int __wrap_clock_gettime(clockid_t clock, struct timespec *now);
 
 static int refuse(int error)
 {
@@ -124,6 +129,18 @@ int __wrap_poll(struct pollfd *fds, nfds_t count, int timeout_ms)
     int error = fault_on_poll ? fault_on_poll((unsigned int)count, timeout_ms) : 0;
 
     return error < 0 ? refuse(error) : __real_poll(fds, count, timeout_ms);
+}
+
+int __wrap_clock_gettime(clockid_t clock, struct timespec *now)
+{
+    int error = __real_clock_gettime(clock, now);
+
+    if (!error && clock == CLOCK_REALTIME && fault_on_clock_gettime) {
+        int64_t ns = now->tv_nsec + fault_on_clock_gettime();
+        now->tv_sec += ns / (int64_t)WG_NS_PER_S;
+        now->tv_nsec = ns % (int64_t)WG_NS_PER_S;
+    }
+    return error;
 }
 
 /* Control's part; nobody can send so many messages. */

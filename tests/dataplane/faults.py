@@ -14,7 +14,7 @@ from wgpy.dataplane.plane import Plane
 
 HERE = Path(__file__).resolve().parent
 DATAPLANE = HERE.parent.parent / "wgpy/dataplane"
-WRAPPED = ("sendmmsg", "ioctl", "recvmmsg", "writev", "read", "poll")
+WRAPPED = ("sendmmsg", "ioctl", "recvmmsg", "writev", "read", "poll", "clock_gettime")
 CDEF = """
 struct fault_message { uint16_t port; uint16_t segment; };
 extern int (*fault_on_sendmmsg)(const struct fault_message *messages, unsigned int count);
@@ -23,6 +23,7 @@ extern int (*fault_on_recvmmsg)(void);
 extern int (*fault_on_writev)(const uint8_t *start, size_t length);
 extern int (*fault_on_read)(int fd);
 extern int (*fault_on_poll)(unsigned int count, int timeout_ms);
+extern int64_t (*fault_on_clock_gettime)(void);
 int fault_set_send_counter(wg_device *device, uint32_t slot, uint64_t counter);
 """
 
@@ -100,6 +101,7 @@ class FaultyKernel:
         self.on_write: Callable[[bytes], int] = lambda start: 0  # of a frame; 0 or -errno
         self.on_read: Callable[[int], int] = lambda fd: 0  # of any descriptor; 0 or -errno
         self.on_poll: Callable[[int, int], int] = lambda count, timeout_ms: 0  # 0 or -errno
+        self.on_wall_clock: Callable[[], int] = lambda: 0  # ns that it is ahead
         self.sends: list[list[Message]] = []  # of each sendmmsg
         self._core = core
         self._hooks = {
@@ -109,6 +111,7 @@ class FaultyKernel:
             "writev": self._hook("int(const uint8_t *, size_t)", self._write),
             "read": self._hook("int(int)", self._read),
             "poll": self._hook("int(unsigned int, int)", self._poll),
+            "clock_gettime": self._hook("int64_t(void)", self._wall_clock),
         }
         for name in WRAPPED:
             setattr(core.lib, f"fault_on_{name}", self._hooks[name])
@@ -144,3 +147,6 @@ class FaultyKernel:
 
     def _poll(self, count: int, timeout_ms: int) -> int:
         return self.on_poll(count, timeout_ms)
+
+    def _wall_clock(self) -> int:
+        return self.on_wall_clock()

@@ -183,6 +183,7 @@ typedef struct {
     uint64_t rx_not_allowed;    /* inner source not in the peer's allowed IPs */
     uint64_t rx_malformed;      /* decrypted, but no IP packet or a wrong length */
     uint64_t rx_ecn_ignored;    /* came marked with congestion, but cannot carry the mark */
+    uint64_t rx_overdue;        /* dropped unread: they waited in a queue that stood */
     uint64_t rx_packets;        /* inner packets opened */
     uint64_t rx_datagrams;      /* UDP datagrams (GRO receives count each segment) */
     uint64_t rx_calls;          /* recvmmsg messages */
@@ -323,6 +324,25 @@ void wg_ratelimiter_free(wg_ratelimiter *limiter);
 /* 1, and a token of the source's address taken; 0: it has none, or there is no room for its bucket.
  */
 int wg_ratelimiter_allow(wg_ratelimiter *limiter, const wg_endpoint *source, uint64_t now_ns);
+/* How deep a socket's receive buffer is to be, by how long waited what is taken from it. */
+typedef struct {
+    uint32_t deepest;      /* bytes */
+    uint32_t bytes;        /* its depth now */
+    uint64_t taken_ns;     /* when something was taken last; 0: never, here and below */
+    uint64_t changed_ns;   /* when the depth was last judged */
+    uint64_t cut_ns;       /* when it was last cut */
+    uint64_t old_since_ns; /* from when on all that was taken was too old */
+    uint8_t was_old;       /* 1: something taken since changed_ns was */
+    uint8_t draining;      /* 1: what came before the cut is being dropped */
+} wg_backlog;
+void wg_backlog_init(wg_backlog *backlog, uint32_t bytes);
+/* Nothing is left in the socket. */
+void wg_backlog_emptied(wg_backlog *backlog);
+/* Something was taken from its head, of which the first waited for oldest_ns and the last for
+ * youngest_ns, 0 where that is unknown.  Returns the age from which on it is to be dropped,
+ * WG_NEVER for none. */
+uint64_t wg_backlog_take(wg_backlog *backlog, uint64_t oldest_ns, uint64_t youngest_ns,
+                         uint64_t now_ns);
 typedef struct wg_replay wg_replay;
 wg_replay *wg_replay_new(void);
 void wg_replay_free(wg_replay *replay);

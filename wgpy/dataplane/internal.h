@@ -486,6 +486,7 @@ struct wg_datagrams { /* one recvmmsg message: equal-size datagrams, the last ma
     uint32_t length;
     uint32_t segment; /* bytes per datagram, >= 1 */
     uint8_t tos;
+    uint64_t age_ns; /* since they came to this host; 0 if unknown */
     wg_endpoint source;
 };
 
@@ -515,6 +516,15 @@ void wg_udp_commit(struct wg_udp_sender *sender, uint32_t length, uint32_t slot,
  * (EINVAL/EADDRNOTAVAIL: resent without it) and a full socket buffer (waited for a moment, then
  * dropped). */
 void wg_udp_flush(wg_device *device, struct wg_udp_sender *sender);
+
+/* ---- backlog.c: what waits in a socket; the part that needs none is in api.h
+ * --------------------------- */
+
+void wg_backlog_open(wg_backlog *backlog, int fd); /* -1: for nothing */
+/* wg_backlog_take for a batch; sets the socket's buffer. */
+uint64_t wg_backlog_took(wg_backlog *backlog, int fd, const struct wg_datagrams *trains, int count,
+                         uint64_t now_ns);
+void wg_backlog_close(const wg_backlog *backlog, int fd); /* leaves the buffer as it was */
 
 /* ---- tun.c
  * ------------------------------------------------------------------------------------------------

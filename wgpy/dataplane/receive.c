@@ -1,7 +1,8 @@
 /* Packets in: UDP -> TUN.  Each worker one thread, one long call (wg_receive_run).
  *
  *   1. poll        both sockets, and the wake eventfd (stop)
- *   2. batch       recvmmsg: several trains of equal-size datagrams
+ *   2. batch       recvmmsg: several trains of equal-size datagrams; what waited too long in a
+ *                  queue that stands is dropped
  *   3. classify    size, type, mac1; under load mac2, or else a cookie reply, and a rate per
  * source; what is left of the handshake messages goes to control
  *   4. open        under the read lock: index -> keypair -> age -> AEAD in place -> replay
@@ -27,10 +28,12 @@ struct receive_worker {
     wg_device *device;
     uint32_t index; /* of the worker */
     uint64_t now_ns;
-    uint32_t failures; /* receives in a row that failed */
+    uint64_t too_old_ns; /* age from which on trains of this batch are dropped */
+    uint32_t failures;   /* receives in a row that failed */
     struct wg_udp_receiver *receiver;
     struct wg_cookie_checker *cookies;
     struct wg_gro *gro;
+    wg_backlog backlogs[2]; /* of IPv4 and IPv6 */
     struct wg_datagrams trains[WG_UDP_RECEIVE_SLOTS];
 };
 
@@ -307,17 +310,22 @@ static void receive_transport(struct receive_worker *worker, struct arrival *arr
                       length - WG_TRANSPORT_OVERHEAD, train->tos);
 }
 
+/* Handshake messages are few, and worth more than their place in the queue: none is overdue. */
 static void receive_message(struct receive_worker *worker, struct arrival *arrival,
                             uint8_t *message, uint32_t length, const struct wg_datagrams *train)
 {
     uint32_t type = length >= 4 ? wg_load_le32(message) : 0;
 
-    if (type == WG_MESSAGE_TRANSPORT && length >= WG_TRANSPORT_OVERHEAD)
-        receive_transport(worker, arrival, message, length, train);
-    else if (type && length == handshake_length(type))
+    if (type == WG_MESSAGE_TRANSPORT && length >= WG_TRANSPORT_OVERHEAD) {
+        if (wg_unlikely(train->age_ns >= worker->too_old_ns))
+            wg_count(worker->device, rx_overdue, 1);
+        else
+            receive_transport(worker, arrival, message, length, train);
+    } else if (type && length == handshake_length(type)) {
         receive_handshake(worker, type, message, length, &train->source);
-    else
+    } else {
         wg_count(worker->device, rx_invalid, 1);
+    }
 }
 
 static void receive_train(struct receive_worker *worker, const struct wg_datagrams *train)
@@ -392,15 +400,18 @@ static int receive_failed(struct receive_worker *worker, int error)
 
 /* Returns the number of trains, -EAGAIN when the socket is empty or failed, -EBADF or -EBADFD when
  * it or the TUN is gone. */
-static int receive_batch(struct receive_worker *worker, int fd)
+static int receive_batch(struct receive_worker *worker, int fd, wg_backlog *backlog)
 {
     wg_device *device = worker->device;
     int count = wg_udp_receive(worker->receiver, fd, worker->trains, WG_UDP_RECEIVE_SLOTS);
 
+    if (count == -EAGAIN)
+        wg_backlog_emptied(backlog);
     if (count <= 0)
         return receive_failed(worker, count ? count : -EAGAIN);
     worker->failures = 0;
     worker->now_ns = wg_device_now_ns(device);
+    worker->too_old_ns = wg_backlog_took(backlog, fd, worker->trains, count, worker->now_ns);
     wg_gro_reset(worker->gro, device->io.features);
     pthread_rwlock_rdlock(&device->tables);
     for (int i = 0; i < count; i++)
@@ -414,10 +425,10 @@ static int receive_batch(struct receive_worker *worker, int fd)
 
 /* ---- 1. poll --------------------------------------------------------------------------------- */
 
-static int receive_socket(struct receive_worker *worker, int fd)
+static int receive_socket(struct receive_worker *worker, int fd, wg_backlog *backlog)
 {
     for (int i = 0; i < BATCHES_PER_POLL; i++) {
-        int count = receive_batch(worker, fd);
+        int count = receive_batch(worker, fd, backlog);
         if (count < 0)
             return count == -EAGAIN ? 0 : count;
     }
@@ -438,7 +449,8 @@ static int receive_loop(struct receive_worker *worker)
             worker->failures = 0;
         wg_poll(failing ? fds + 2 : fds, failing ? 1 : 3, failing ? WG_PAUSE_MS : -1);
         for (int i = 0; i < 2; i++) {
-            int error = fds[i].fd >= 0 && fds[i].revents ? receive_socket(worker, fds[i].fd) : 0;
+            bool ready = fds[i].fd >= 0 && fds[i].revents;
+            int error = ready ? receive_socket(worker, fds[i].fd, &worker->backlogs[i]) : 0;
             if (error)
                 return error;
         }
@@ -453,11 +465,16 @@ int wg_receive_run(wg_device *device, uint32_t worker_index)
 
     if (worker_index >= device->workers)
         return -EINVAL;
+    const wg_queue *queue = &device->io.queues[worker_index];
+    wg_backlog_open(&worker.backlogs[0], queue->udp4_fd);
+    wg_backlog_open(&worker.backlogs[1], queue->udp6_fd);
     worker.receiver = wg_udp_receiver_new();
     worker.gro = wg_gro_new();
     worker.cookies = wg_cookie_checker_new(device, worker_index);
     if (worker.receiver && worker.gro && worker.cookies)
         error = receive_loop(&worker);
+    wg_backlog_close(&worker.backlogs[0], queue->udp4_fd);
+    wg_backlog_close(&worker.backlogs[1], queue->udp6_fd);
     wg_udp_receiver_free(worker.receiver);
     wg_gro_free(worker.gro);
     wg_cookie_checker_free(worker.cookies);

@@ -30,6 +30,9 @@
 #ifndef UDP_GRO
 #define UDP_GRO 104
 #endif
+#ifndef SO_TIMESTAMPNS_NEW /* Linux 5.1 */
+#define SO_TIMESTAMPNS_NEW 64
+#endif
 
 #define ARENA_LEN         (256 * 1024)
 #define RUNS_MAX          512
@@ -42,7 +45,11 @@
 #define HEAVIEST_MAX      (4 << 20) /* bytes, so that a peer that was heavy once is soon forgotten */
 #define CONTROL_LEN                                                                                \
     (CMSG_SPACE(sizeof(struct in6_pktinfo)) + 2 * CMSG_SPACE(sizeof(int)) +                        \
-     CMSG_SPACE(sizeof(uint16_t)))
+     CMSG_SPACE(sizeof(uint16_t)) + CMSG_SPACE(sizeof(struct arrival_time)))
+
+struct arrival_time { /* of CLOCK_REALTIME: struct __kernel_timespec */
+    int64_t s, ns;
+};
 
 union sockaddr_any {
     struct sockaddr sa;
@@ -156,7 +163,17 @@ static void message_set_control(struct msghdr *msg, union control *control, cons
         msg->msg_control = NULL;
 }
 
-static void control_read(const struct cmsghdr *at, struct wg_datagrams *out)
+/* 0 for what seems to come from the future: the clock was set back. */
+static uint64_t age_read(const struct cmsghdr *at, uint64_t wall_ns)
+{
+    struct arrival_time arrived;
+
+    memcpy(&arrived, CMSG_DATA(at), sizeof(arrived));
+    uint64_t arrived_ns = WG_SECONDS(arrived.s) + (uint64_t)arrived.ns;
+    return arrived_ns < wall_ns ? wall_ns - arrived_ns : 0;
+}
+
+static void control_read(const struct cmsghdr *at, uint64_t wall_ns, struct wg_datagrams *out)
 {
     if (at->cmsg_level == IPPROTO_UDP && at->cmsg_type == UDP_GRO) {
         int segment;
@@ -173,6 +190,8 @@ static void control_read(const struct cmsghdr *at, struct wg_datagrams *out)
         memcpy(&info, CMSG_DATA(at), sizeof(info));
         memcpy(out->source.source, &info.ipi6_addr, 16);
         out->source.source_ifindex = info.ipi6_ifindex;
+    } else if (at->cmsg_level == SOL_SOCKET && at->cmsg_type == SO_TIMESTAMPNS_NEW) {
+        out->age_ns = age_read(at, wall_ns);
     } else if (at->cmsg_level == IPPROTO_IP && at->cmsg_type == IP_TOS) {
         out->tos = *CMSG_DATA(at);
     } else if (at->cmsg_level == IPPROTO_IPV6 && at->cmsg_type == IPV6_TCLASS) {
@@ -710,7 +729,8 @@ static void slots_prepare(struct wg_udp_receiver *receiver, int count)
     }
 }
 
-static void slot_read(struct wg_udp_receiver *receiver, int i, struct wg_datagrams *out)
+static void slot_read(struct wg_udp_receiver *receiver, int i, uint64_t wall_ns,
+                      struct wg_datagrams *out)
 {
     struct msghdr *msg = &receiver->messages[i].msg_hdr;
 
@@ -718,9 +738,18 @@ static void slot_read(struct wg_udp_receiver *receiver, int i, struct wg_datagra
     out->length = msg->msg_flags & MSG_TRUNC ? 0 : receiver->messages[i].msg_len;
     out->segment = out->length ? out->length : 1;
     out->tos = 0;
+    out->age_ns = 0;
     endpoint_from_sockaddr(&receiver->names[i], &out->source);
     for (struct cmsghdr *at = CMSG_FIRSTHDR(msg); at; at = CMSG_NXTHDR(msg, at))
-        control_read(at, out);
+        control_read(at, wall_ns, out);
+}
+
+static uint64_t now_wall_ns(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_REALTIME, &now);
+    return WG_SECONDS(now.tv_sec) + (uint64_t)now.tv_nsec;
 }
 
 int wg_udp_receive(struct wg_udp_receiver *receiver, int fd, struct wg_datagrams *out, int max)
@@ -735,7 +764,8 @@ int wg_udp_receive(struct wg_udp_receiver *receiver, int fd, struct wg_datagrams
     } while (count < 0 && errno == EINTR);
     if (count < 0)
         return -errno;
+    uint64_t wall_ns = now_wall_ns();
     for (int i = 0; i < count; i++)
-        slot_read(receiver, i, &out[i]);
+        slot_read(receiver, i, wall_ns, &out[i]);
     return count;
 }
