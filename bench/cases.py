@@ -19,6 +19,7 @@ from pathlib import Path
 
 from bench import flood
 from bench.lab import LabError, Usage, pinned, run, until, usage_of
+from bench.overload import held
 from bench.topology import MTU, Counters, Host, Tunnel
 from bench.ways import Ends, Way, direct, forwarded, masqueraded, nested
 
@@ -33,6 +34,7 @@ MESSAGE_LEN = SEALED_LEN + 32  # as a WireGuard message
 FLOWING = 200  # packets that show that a load has started
 SYSCALL_S = 1.0
 PING_INTERVAL_S = 0.005
+AFTER_S = 1.0
 GRACE_S = 15.0  # what a tool may take longer than asked to
 SOAK_SAMPLE_S = 1.0
 
@@ -254,6 +256,20 @@ def loaded_round_trips(tunnel: Tunnel, seconds: float) -> Figures:
         return round_trips(tunnel, seconds)
 
 
+def overloaded_round_trips(tunnel: Tunnel, seconds: float) -> Figures:
+    """Beside far more UDP than b, which is held to a tenth of a core, can take."""
+    with held(tunnel), load(tunnel, seconds + 1, udp_options(1372)):
+        return round_trips(tunnel, seconds)
+
+
+def relieved_round_trips(tunnel: Tunnel, seconds: float) -> Figures:
+    """In the second right after that, b still being held."""
+    with held(tunnel):
+        with load(tunnel, seconds + 1, udp_options(1372)):
+            time.sleep(seconds)
+        return round_trips(tunnel, AFTER_S)
+
+
 def many_peers(tunnel: Tunnel, seconds: float) -> Figures:
     """One TCP stream with 999 idle peers more, between two without."""
     stream = tcp()
@@ -303,6 +319,8 @@ CASES = (
     Case("udp1372", udp(1372), udp_options(1372), UDP_HEADERS),
     Case("rtt-idle", round_trips),
     Case("rtt-loaded", loaded_round_trips),
+    Case("rtt-overload", overloaded_round_trips),
+    Case("rtt-after", relieved_round_trips),
     Case("peers1000", many_peers),
     Case("transmit", transmit),
 )

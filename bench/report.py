@@ -66,6 +66,9 @@ ROWS = (
     Row("rtt-idle", "rtt_p99_us", "round trip, idle, p99", "us"),
     Row("rtt-loaded", "rtt_p50_us", "round trip beside TCP, median", "us"),
     Row("rtt-loaded", "rtt_p99_us", "round trip beside TCP, p99", "us"),
+    Row("rtt-overload", "rtt_p50_us", "round trip beside UDP overload, median", "us"),
+    Row("rtt-overload", "rtt_p99_us", "round trip beside UDP overload, p99", "us"),
+    Row("rtt-after", "rtt_p99_us", "round trip right after it, p99", "us"),
     Row("peers1000", "gbit_s", "TCP with 999 idle peers more", "Gbit/s"),
     Row("peers1000", "of_one_peer", "the same, of that without", "1"),
     Row("transmit", "kpps", "sending only, on one core, of 1372 bytes", "1000/s"),
@@ -222,6 +225,9 @@ TARGETS = (
     Target("UDP of 1372 bytes", _times("udp1372", "kpps"), 4.0, unit="x"),
     Target("round trip, idle, mean", _times("rtt-idle", "rtt_mean_us"), 0.6, False, "x"),
     Target("round trip beside TCP, p99", _times("rtt-loaded", "rtt_p99_us"), 0.6, False, "x"),
+    Target(
+        "round trip beside overload, p99", _times("rtt-overload", "rtt_p99_us"), 0.5, False, "x"
+    ),
     Target("all offloads on against all off, TCP", _ablation, 4.0, unit="x"),
     Target("resident memory, one peer", Results.resident_mb, 64.0, False, " MB"),
     Target("its growth under load", Results.soak_growth_mb, 1.0, False, " MB"),

@@ -35,6 +35,8 @@ LINES = (
     Line("sending only, on one core, 1000 packets/s", "transmit", ("kpps",)),
     Line("round trip, idle, mean, us", "rtt-idle", ("rtt_mean_us",)),
     Line("round trip beside TCP, p99, us", "rtt-loaded", ("rtt_p99_us",)),
+    Line("round trip beside a UDP flood, a tenth of a core, p99", "rtt-overload", ("rtt_p99_us",)),
+    Line("round trip right after it, p99", "rtt-after", ("rtt_p99_us",)),
     Line("TCP to one of 1,000 peers, Gbit/s", "peers1000"),
     Line("resident after TCP and UDP, MB", "udp1372", ("resident_a_mb",)),
 )

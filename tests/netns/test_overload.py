@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from netns.lab import Side, eventually
 
 RUN_S, HOLD_S = 0.001, 0.199  # of each fifth of a second: a two-hundredth of a core
-ANSWER_S = 2  # the whole buffer takes more than twice that
+ANSWER_S = 2  # the whole buffer takes about twice that
 # argv: address.  Datagrams of 32 bytes, as fast as it goes, for 20 s at most.
 FLOOD = """
 import contextlib, socket, sys, time
