@@ -206,8 +206,16 @@ def test_old_packets_after_a_pause_are_no_rest(backlog: Backlog) -> None:
     assert backlog.bytes == before
 
 
+def test_a_buffer_that_nearly_fits_is_cut_in_steps(backlog: Backlog) -> None:
+    backlog.stand()
+    backlog.emptied()
+    before = backlog.bytes
+    backlog.stand()
+    assert before * 0.74 < backlog.bytes < before * 0.76
+
+
 def test_however_slow_there_is_room_for_two_long_trains(backlog: Backlog) -> None:
-    for _ in range(10):
+    for _ in range(20):
         backlog.takes(500 * MS, INTERVAL_NS + MS)
         backlog.emptied()
     assert backlog.bytes == LEAST
@@ -262,7 +270,7 @@ def test_a_flood_is_held_near_the_target(surplus: int) -> None:
                 ages.append(age_ns)
         if not waiting:
             backlog.emptied()
-    late = sorted(ages[len(ages) // 4 :])
+    late = sorted(ages[len(ages) // 2 :])
     assert late[len(late) * 99 // 100] <= 3 * TARGET_NS
     assert len(ages) * 1000 > 0.95 * 2000 * per_ms  # nothing of the speed is lost
 

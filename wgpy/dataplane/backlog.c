@@ -41,12 +41,17 @@ void wg_backlog_emptied(wg_backlog *backlog)
     backlog->draining = 0;
 }
 
+/* In one go from the depth that is for bursts; then in steps, for by then it nearly fits, and one
+ * age says little: what is too small costs throughput. */
 static void cut(wg_backlog *backlog, uint64_t age_ns, uint64_t now_ns)
 {
     uint64_t for_ns = now_ns - backlog->old_since_ns;
     uint64_t waited_ns = age_ns < for_ns ? age_ns : for_ns;
+    uint64_t bytes = backlog->bytes * TARGET_NS / waited_ns, step = backlog->bytes / 4 * 3;
 
-    backlog->bytes = within_bounds(backlog, backlog->bytes * TARGET_NS / waited_ns);
+    if (backlog->bytes < backlog->deepest && bytes < step)
+        bytes = step;
+    backlog->bytes = within_bounds(backlog, bytes);
     backlog->changed_ns = backlog->cut_ns = now_ns;
     backlog->old_since_ns = 0;
     backlog->draining = 1;
