@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from netns.gateways import Gateways, make_gateways
 from netns.lab import Namespace, Side, join_two, namespaces, plan_sides
 
 NEEDED = ("ip", "ping", "wg", "wg-quick", "ss", "nft", "iperf3", "ethtool")
@@ -55,6 +56,14 @@ def linked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Side, Sid
             side.host.run("wgpy", side.interface)
             side.configure(side.settings(peer))
         yield left, right
+
+
+@pytest.fixture(scope="module")
+def gateways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateways]:
+    """Two gateways with daemons and a host behind each, which the tests of a module share."""
+    with namespaces() as make:
+        sides = plan_sides(join_two(make), tmp_path_factory.mktemp("gateways"))
+        yield make_gateways(sides, (make(), make()))
 
 
 @pytest.fixture

@@ -26,7 +26,8 @@ ENVIRONMENT = os.environ | {
     "WG_QUICK_USERSPACE_IMPLEMENTATION": "wgpy",
 }
 
-# Both print the SHA-256 of what went over a TCP connection; argv: address, port, bytes.
+# Both print the SHA-256 of what went over a TCP connection; argv: address, port, bytes to send or
+# for the receive buffer (0: as the kernel likes).
 SEND = """
 import hashlib, os, socket, sys
 with socket.create_connection((sys.argv[1], int(sys.argv[2])), 10) as s:
@@ -38,6 +39,8 @@ RECEIVE = """
 import hashlib, socket, sys
 family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
 with socket.create_server((sys.argv[1], int(sys.argv[2])), family=family) as server:
+    if int(sys.argv[3]):
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, int(sys.argv[3]))
     print("listening", flush=True)
     server.settimeout(20)
     digest = hashlib.sha256()
@@ -306,6 +309,17 @@ def taken(host: Namespace, port: int) -> Iterator[None]:
         holder.communicate("\n", timeout=5)
 
 
+@contextmanager
+def chain(host: Namespace, rules: str, *, family: str = "ip", table: str = "lab") -> Iterator[None]:
+    """The host has this chain in a table of its own: type, hook and rules."""
+    ruleset = f"table {family} {table} {{ chain lab {{ {rules}\n}}\n}}\n"
+    host.run("nft", "-f", "-", stdin=ruleset)
+    try:
+        yield
+    finally:
+        host.run("nft", f"delete table {family} {table}")
+
+
 def ask(side: Side, request: str) -> str:
     """The whole answer to one request of the configuration protocol."""
     with connect(side) as client:
@@ -332,14 +346,21 @@ def statistic(host: Namespace, name: str) -> int:
 
 
 def transfer(
-    source: Namespace, target: Namespace, address: str, size: int, *, listen: str = ""
+    source: Namespace,
+    target: Namespace,
+    address: str,
+    size: int,
+    *,
+    listen: str = "",
+    window: int = 0,
 ) -> None:
     """Sends random bytes to an address over TCP, and compares what came out at the target.
 
-    listen: the target's own address, where it is another.
+    listen: the target's own address, where it is another.  window: bytes that are on the way at
+    most.
     """
     port = "5201"
-    receiver = target.popen(sys.executable, "-c", RECEIVE, listen or address, port)
+    receiver = target.popen(sys.executable, "-c", RECEIVE, listen or address, port, str(window))
     assert receiver.stdout is not None
     assert receiver.stdout.readline() == "listening\n", receiver.communicate(timeout=5)
     sent = source.run(sys.executable, "-c", SEND, address, port, str(size))
