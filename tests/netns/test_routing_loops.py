@@ -9,8 +9,16 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from netns.conftest import join_two, namespaces, plan_sides
-from netns.lab import ENVIRONMENT, Namespace, Side, eventually, ping
+from netns.lab import (
+    ENVIRONMENT,
+    Namespace,
+    Side,
+    eventually,
+    join_two,
+    namespaces,
+    ping,
+    plan_sides,
+)
 
 FRAMES_MAX = 500  # of five pings; without a guard, 250,000 a second
 ROUNDABOUT_FRAMES_MAX = 10_000
