@@ -62,8 +62,7 @@ def linked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Side, Sid
 def gateways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateways]:
     """Two gateways with daemons and a host behind each, which the tests of a module share."""
     with namespaces() as make:
-        sides = plan_sides(join_two(make), tmp_path_factory.mktemp("gateways"))
-        yield make_gateways(sides, (make(), make()))
+        yield make_gateways(make, tmp_path_factory.mktemp("gateways"))
 
 
 @pytest.fixture

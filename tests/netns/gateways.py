@@ -1,10 +1,11 @@
 """Two gateways with a tunnel, and a host behind each."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
-from netns.lab import Namespace, Side, eventually, ping
+from netns.lab import Namespace, Side, eventually, join_two, ping, plan_sides
 
 LAN4 = {"left": "10.81.0", "right": "10.82.0"}
 LAN6 = {"left": "fd81", "right": "fd82"}
@@ -60,15 +61,19 @@ def attach(gateway: Namespace, host: Namespace, side: str) -> None:
     gateway.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
 
 
-def make_gateways(sides: tuple[Side, Side], hosts: tuple[Namespace, Namespace]) -> Gateways:
-    """Starts the daemons, which have a session at the end."""
-    left, right = sides
+def make_gateways(
+    make: Callable[..., Namespace], directory: Path, *, workers: int | None = None
+) -> Gateways:
+    """Starts the daemons, with so many workers or as they like; they have a session at the end."""
+    left, right = plan_sides(join_two(make), directory)
+    hosts = make(), make()
+    setting = [] if workers is None else ["env", f"WGPY_WORKERS={workers}"]
     names = ("left", "right"), ("right", "left")
     for side, peer, host, (name, other) in zip(
         (left, right), (right, left), hosts, names, strict=True
     ):
         attach(side.host, host, name)
-        side.host.run("wgpy", side.interface)
+        side.host.run(*setting, "wgpy", side.interface)
         lan = f"{LAN4[other]}.0/24, {LAN6[other]}::/64"
         allowed = f"{peer.inner4}/32, {peer.inner6}/128, {lan}"
         side.configure(side.settings(peer, allowed=allowed))

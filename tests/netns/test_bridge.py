@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from netns.gateways import Gateways, make_gateways
-from netns.lab import Namespace, Side, chain, join_two, namespaces, plan_sides, transfer
+from netns.lab import Namespace, Side, chain, namespaces, plan_sides, transfer
 from netns.traffic import STREAM, SUPER_PACKET, check_whole, send_datagrams
 
 NETWORK = "10.83.0"
@@ -43,8 +43,7 @@ def containers(
 ) -> Iterator[tuple[Gateways, Namespace, Namespace]]:
     """The left gateway has a bridge with two containers, whose addresses it hides."""
     with namespaces() as make:
-        sides = plan_sides(join_two(make), tmp_path_factory.mktemp("containers"))
-        gateways = make_gateways(sides, (make(), make()))
+        gateways = make_gateways(make, tmp_path_factory.mktemp("containers"))
         host = gateways.left.host
         make_bridge(host)
         host.run("ip", "address", "add", f"{NETWORK}.1/24", "dev", "bridge")

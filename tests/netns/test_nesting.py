@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from netns.gateways import LAN4, LAN6, Gateways
-from netns.lab import Namespace, Side, join_two, ping, plan_side, plan_sides, transfer
+from netns.gateways import LAN4, LAN6, Gateways, make_gateways
+from netns.lab import Namespace, Side, join_two, namespaces, ping, plan_side, plan_sides, transfer
 from netns.traffic import (
     FEW_PACKETS,
     RETRANSMITS_MAX,
@@ -27,6 +27,18 @@ def check_in_pieces(cost: Cost, mtu: int, pieces: int) -> None:
     assert cost.frames >= pieces * SIZE / (mtu - HEADERS)
     assert cost.dropped == cost.checksum_errors == 0
     assert cost.retransmits <= RETRANSMITS_MAX * SIZE / STREAM
+
+
+@pytest.fixture(scope="module")
+def gateways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateways]:
+    """As elsewhere, but with one worker, which keeps all in order.
+
+    The kernel knows no ports of fragments, so of a flow that is fragmented in part it gives the
+    queues of several workers a part each, of which one overtakes the other.  Where more than 64
+    fragments come in between, Linux does not put the packet together (ipfrag_max_dist).
+    """
+    with namespaces() as make:
+        yield make_gateways(make, tmp_path_factory.mktemp("gateways"), workers=1)
 
 
 # ---- wgpy in wgpy --------------------------------------------------------------------------------

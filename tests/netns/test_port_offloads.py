@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 from netns.gateways import Gateways, make_gateways
-from netns.lab import join_two, namespaces, plan_sides, transfer
+from netns.lab import namespaces, transfer
 from netns.traffic import FEW_PACKETS, RETRANSMITS_MAX, STREAM, cost_of, send_datagrams
 
 ONE_BY_ONE = ["tso", "off", "gso", "off", "tx-udp-segmentation", "off"]
@@ -16,8 +16,7 @@ def ports(
 ) -> Iterator[Gateways]:
     """All ports of the gateways have this on, and what comes in is not joined yet."""
     with namespaces() as make:
-        sides = plan_sides(join_two(make), tmp_path_factory.mktemp("ports"))
-        gateways = make_gateways(sides, (make(), make()))
+        gateways = make_gateways(make, tmp_path_factory.mktemp("ports"))
         for side, host in ((gateways.left, gateways.source), (gateways.right, gateways.target)):
             for sender, device in ((host, "lan"), (side.host, "cable")):
                 sender.run("ethtool", "-K", device, *ONE_BY_ONE)
