@@ -166,6 +166,21 @@ def test_fragments_go_by_the_queue_of_their_addresses(world: World) -> None:
     assert len({world.carry(piece, 0, world.a, world.b) for piece in pieces}) == 1
 
 
+@pytest.mark.parametrize("queue", range(WORKERS))
+def test_answers_come_by_the_queue_on_which_fragments_of_their_flow_left(
+    world: World, queue: int
+) -> None:
+    """So that what is no fragment moves to that queue, and neither overtakes the other."""
+    other = (queue + 1) % WORKERS
+    datagram = replace(TO_B, sport=7000)
+    tcp = replace(datagram, protocol=TCP)
+    for packet in (datagram, tcp):
+        world.carry(packet, other, world.a, world.b)
+    world.carry(replace(datagram, fragment=MF, ident=7), queue, world.a, world.b)
+    assert world.carry(backward(datagram), other, world.b, world.a) == queue
+    assert world.carry(backward(tcp), queue, world.b, world.a) == other
+
+
 def test_every_peer_is_served_whichever_worker_gets_it() -> None:
     with ExitStack() as stack:
         world = World(stack, others=6)

@@ -29,16 +29,14 @@ def check_in_pieces(cost: Cost, mtu: int, pieces: int) -> None:
     assert cost.retransmits <= RETRANSMITS_MAX * SIZE / STREAM
 
 
-@pytest.fixture(scope="module")
-def gateways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateways]:
-    """As elsewhere, but with one worker, which keeps all in order.
-
-    The kernel knows no ports of fragments, so of a flow that is fragmented in part it gives the
-    queues of several workers a part each, of which one overtakes the other.  Where more than 64
-    fragments come in between, Linux does not put the packet together (ipfrag_max_dist).
-    """
+@pytest.fixture(scope="module", params=[1, 3], ids=["one worker", "three workers"])
+def gateways(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Gateways]:
+    """As elsewhere, but fragments and other packets of a flow may come by queues of their own."""
     with namespaces() as make:
-        yield make_gateways(make, tmp_path_factory.mktemp("gateways"), workers=1)
+        directory = tmp_path_factory.mktemp("gateways")
+        yield make_gateways(make, directory, workers=request.param)
 
 
 # ---- wgpy in wgpy --------------------------------------------------------------------------------
@@ -52,8 +50,8 @@ def inner_side(outer: Side, host: Namespace, number: int, outer4: str, outer6: s
 
 @pytest.fixture(
     scope="module",
-    params=[(True, 4), (True, 6), (False, 4), (False, 6)],
-    ids=["same hosts, IPv4", "same hosts, IPv6", "hosts behind, IPv4", "hosts behind, IPv6"],
+    params=[(True, 4), (False, 6)],
+    ids=["same hosts, IPv4", "hosts behind, IPv6"],
 )
 def nested(
     request: pytest.FixtureRequest, gateways: Gateways
@@ -120,6 +118,7 @@ def test_datagrams_in_a_tunnel_in_a_tunnel_arrive(
 ) -> None:
     _, (left, right) = nested
     set_mtu((left, right), mtu)
+    # First those that are not fragmented: by their answers wgpy moves them to the fragments' queue.
     for size, train in ((1292, True), (1372, False), (8000, False)):
         for source, target in ((left, right), (right, left)):
             hosts = source.host, target.host

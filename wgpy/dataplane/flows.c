@@ -6,44 +6,85 @@
  * write to the queue from which the other direction was read last, and nothing ever moves; of flows
  * that only came in so far each gets one by a hash of ours.
  *
- * The table has no keys: flows that share a bucket may move once more, nothing else. */
+ * The kernel knows no ports of fragments, so those of a flow that is fragmented in part have a
+ * queue of their own, and one part overtakes the other.  Therefore the answers of all UDP between
+ * two addresses go where fragments between them were read last, and what they answer follows.
+ *
+ * The tables have no keys: flows that share a bucket may move once more, nothing else. */
 #include <netinet/in.h>
 
 #include "internal.h"
 
-#define IPV4_FRAGMENT 0x3fff /* more of it, or not the first: no ports that can be trusted */
+#define IPV4_FRAGMENT   0x3fff /* more of it, or not the first: no ports that can be trusted */
+#define IPV6_HEADER_LEN 40
+#define FRAGMENT_LEN    8 /* IPv6's header for it, which begins with the next one's protocol */
+#define GOLDEN          0x9e3779b1u /* 2^32 / golden ratio */
+#define BUCKET(hash)    ((hash) >> 20)
+_Static_assert(WG_FLOW_BUCKETS == 1 << 12, "a bucket is the upper 12 bits of 32");
 
-/* The same for both directions of a flow. Any packet that passed gso.c or receive.c is a whole IP
- * packet, so the IP header is there. */
-static uint32_t flow_bucket(const uint8_t *ip, uint32_t length)
+struct flow {
+    uint32_t bucket;  /* with the ports, if it has any; the same for both directions */
+    uint32_t pair;    /* the bucket without them */
+    uint8_t protocol; /* what is in the packet */
+    bool fragment;    /* one of several pieces of a packet, without ports */
+};
+
+/* Without its ports.  Any packet that passed gso.c or receive.c is a whole IP packet, so the IP
+ * header is there. */
+static uint32_t pair_read(struct flow *flow, const uint8_t *ip, uint32_t length)
 {
     bool v4 = ip[0] >> 4 == 4;
-    uint32_t transport = v4 ? (ip[0] & 15) * 4u : 40, size = v4 ? 4 : 16, at = v4 ? 12 : 8;
-    uint8_t protocol = v4 ? ip[9] : ip[6];
-    uint32_t hash = protocol;
+    uint32_t size = v4 ? 4 : 16, at = v4 ? 12 : 8, hash;
 
+    flow->protocol = v4 ? ip[9] : ip[6];
+    flow->fragment =
+        v4 ? wg_load_be16(ip + 6) & IPV4_FRAGMENT
+           : flow->protocol == IPPROTO_FRAGMENT && length >= IPV6_HEADER_LEN + FRAGMENT_LEN;
+    if (!v4 && flow->fragment)
+        flow->protocol = ip[IPV6_HEADER_LEN];
+    hash = flow->protocol;
     for (uint32_t i = 0; i < size; i += 4)
-        hash = (hash ^ wg_load_le32(ip + at + i) ^ wg_load_le32(ip + at + size + i)) * 0x9e3779b1u;
-    if ((protocol == IPPROTO_TCP || protocol == IPPROTO_UDP) && transport + 4 <= length &&
-        !(v4 && wg_load_be16(ip + 6) & IPV4_FRAGMENT))
-        hash = (hash ^ wg_load_be16(ip + transport) ^ wg_load_be16(ip + transport + 2)) *
-               0x9e3779b1u; /* 2^32 / golden ratio */
-    return hash >> 20;
+        hash = (hash ^ wg_load_le32(ip + at + i) ^ wg_load_le32(ip + at + size + i)) * GOLDEN;
+    flow->pair = BUCKET(hash);
+    return hash;
 }
-_Static_assert(WG_FLOW_BUCKETS == 1 << 12, "the bucket is the upper 12 bits of 32");
+
+static struct flow flow_read(const uint8_t *ip, uint32_t length)
+{
+    uint32_t transport = ip[0] >> 4 == 4 ? (ip[0] & 15) * 4u : IPV6_HEADER_LEN;
+    struct flow flow;
+    uint32_t hash = pair_read(&flow, ip, length);
+
+    if ((flow.protocol == IPPROTO_TCP || flow.protocol == IPPROTO_UDP) && !flow.fragment &&
+        transport + 4 <= length)
+        hash = (hash ^ wg_load_be16(ip + transport) ^ wg_load_be16(ip + transport + 2)) * GOLDEN;
+    flow.bucket = BUCKET(hash);
+    return flow;
+}
+
+static uint32_t queue_get(_Atomic uint8_t *queues, uint32_t bucket)
+{
+    return atomic_load_explicit(queues + bucket, memory_order_relaxed);
+}
 
 void wg_flow_sent(wg_device *device, uint32_t worker, const uint8_t *ip, uint32_t length)
 {
-    if (device->workers > 1)
-        atomic_store_explicit(&device->flow_queues[flow_bucket(ip, length)], (uint8_t)(worker + 1),
-                              memory_order_relaxed);
+    if (device->workers == 1)
+        return;
+    struct flow flow = flow_read(ip, length);
+    _Atomic uint8_t *queues = flow.fragment ? device->fragment_queues : device->flow_queues;
+    atomic_store_explicit(queues + flow.bucket, (uint8_t)(worker + 1), memory_order_relaxed);
 }
 
 uint32_t wg_flow_queue(wg_device *device, uint32_t worker, const uint8_t *ip, uint32_t length)
 {
     if (device->workers == 1)
         return worker;
-    uint32_t bucket = flow_bucket(ip, length);
-    uint32_t known = atomic_load_explicit(&device->flow_queues[bucket], memory_order_relaxed);
-    return known ? known - 1 : bucket % device->workers;
+    struct flow flow = flow_read(ip, length);
+    uint32_t known = 0;
+    if (flow.fragment || flow.protocol == IPPROTO_UDP)
+        known = queue_get(device->fragment_queues, flow.pair);
+    if (!known)
+        known = queue_get(device->flow_queues, flow.bucket);
+    return known ? known - 1 : flow.bucket % device->workers;
 }

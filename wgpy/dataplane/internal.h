@@ -242,6 +242,7 @@ struct wg_device {
     int send_wake_fds[WG_MAX_WORKERS];            /* likewise, one per send thread */
     wg_io io;                                     /* written before the threads start */
     _Atomic uint8_t flow_queues[WG_FLOW_BUCKETS]; /* flows.c; send threads write */
+    _Atomic uint8_t fragment_queues[WG_FLOW_BUCKETS]; /* likewise, by addresses and protocol */
     atomic_bool stopping;
     _Atomic uint32_t mtu;
     _Atomic uint64_t staged_bytes; /* of all peers; under each one's staged_lock */
