@@ -16,6 +16,7 @@ ARROWS: dict[str, set[str]] = {
     "wgpy.daemon": {
         "wgpy.device",
         "wgpy.uapi.server",
+        "wgpy.uapi.socket_file",
         "wgpy.sockets",
         "wgpy.tun",
         "wgpy.link",

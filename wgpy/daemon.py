@@ -33,7 +33,8 @@ from wgpy.routes import RouteWatch
 from wgpy.scheduler import BoottimeScheduler
 from wgpy.sockets import open_sockets
 from wgpy.tun import DEFAULT_MTU, Tun, adopt_tun, open_tun
-from wgpy.uapi.server import SocketFile, SocketWatch, UapiServer, open_socket
+from wgpy.uapi.server import UapiServer
+from wgpy.uapi.socket_file import SocketFile, SocketWatch, open_socket
 
 END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 PR_SET_DUMPABLE = 4  # <linux/prctl.h>

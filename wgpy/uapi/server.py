@@ -1,28 +1,21 @@
-"""The configuration socket of wg: its file, its listener, and the clients' conversations.
+"""The configuration socket of wg: its listener, and the clients' conversations.
 
 Everything runs on the control loop.  A client can only hold up itself: what it sends is parsed as
 it comes, what it does not read stays unsent, and after each piece it is the others' turn.
 """
 
 import asyncio
-import contextlib
-import ctypes
 import errno
 import logging
-import os
 import socket
-import stat
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from itertools import chain
-from pathlib import Path
 from typing import Final
 
 from wgpy.config import DeviceChange, DeviceSnapshot
 from wgpy.errors import ConfigError
 from wgpy.uapi.protocol import GetRequest, Request, RequestParser, format_errno, format_get
 
-DIRECTORY: Final = Path("/var/run/wireguard")  # where wg looks
 CLIENTS_MAX: Final = 128  # connections at a time; the one idle for longest makes room for a new one
 STALL_S: Final = 30.0  # a client that has not read for so long in the middle of a reply is dropped
 _CHUNK: Final = 1 << 16  # bytes read at a time
@@ -135,194 +128,3 @@ def _refuse(error: ConfigError) -> bytes:
     else:
         _log.error("refused a request: %s (%s): %.200a", error.reason, name, error.line)
     return format_errno(error.errno)
-
-
-# ---- the socket file ----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class SocketFile:
-    """The file by which clients find a listening socket; its identity tells it from a successor.
-
-    The kernel does not give the identity to another file as long as the socket is open.
-    """
-
-    path: Path
-    device: int
-    inode: int
-
-    @classmethod
-    def of(cls, sock: socket.socket) -> "SocketFile":
-        """Return the file of a socket just opened; raises OSError if it has none."""
-        name = os.fsdecode(sock.getsockname())
-        if not name.startswith("/"):  # unnamed, abstract or relative
-            raise OSError(errno.ENOENT, "a socket without a file of its own", name)
-        path = Path(name)
-        status = path.lstat()
-        return cls(path, status.st_dev, status.st_ino)
-
-    def exists(self) -> bool:
-        """Tell whether the path still leads to this file."""
-        try:
-            status = self.path.lstat()
-        except OSError:
-            return False
-        return (status.st_dev, status.st_ino) == (self.device, self.inode)
-
-    def remove(self) -> None:
-        """Remove the file unless another has its place; to be called before the socket closes."""
-        if self.exists():
-            self.path.unlink(missing_ok=True)
-
-
-def open_socket(
-    interface: str, directory: Path = DIRECTORY, *, group: int | None = None
-) -> socket.socket:
-    """Return a socket that listens for clients of interface: the owner, and members of group (gid).
-
-    Who may connect may do all: read the keys and change everything.
-
-    Raises OSError: EADDRINUSE if somebody answers there already, EEXIST if another kind of file has
-    the name, EPERM if others could replace the files of directory, EACCES if it is closed to the
-    group, EINVAL for a name that is not a file's, or what the system says.
-    """
-    if interface in ("", ".", "..") or "/" in interface:
-        raise OSError(errno.EINVAL, "not an interface name", interface)
-    _prepare_directory(directory)
-    if group is not None:
-        _require_entry(directory, group)
-    path = directory / f"{interface}.sock"
-    _remove_stale(path)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        with _umask(0o077):
-            sock.bind(os.fspath(path))
-        sock.listen()  # at once: wg removes a socket that refuses its connection
-        if group is not None:
-            _admit(path, group)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def _prepare_directory(directory: Path) -> None:
-    with contextlib.suppress(FileExistsError), _umask(0o022):
-        directory.mkdir(mode=0o755)
-    status = directory.lstat()
-    if not stat.S_ISDIR(status.st_mode):
-        raise OSError(errno.ENOTDIR, "not a directory", os.fspath(directory))
-    if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
-        raise OSError(errno.EPERM, "writable by others", os.fspath(directory))
-
-
-def _require_entry(directory: Path, group: int) -> None:
-    """Raise OSError if members of the group do not get past the directory's own mode."""
-    status = directory.lstat()
-    needed = stat.S_IXGRP if status.st_gid == group else stat.S_IXOTH
-    if not status.st_mode & needed:
-        raise OSError(errno.EACCES, "closed to the group of the socket", os.fspath(directory))
-
-
-def _admit(path: Path, group: int) -> None:
-    """Let the group use the socket too; nobody but us can replace the file meanwhile."""
-    try:
-        os.chown(path, -1, group)
-        path.chmod(0o660)
-    except OSError:
-        path.unlink()
-        raise
-
-
-def _remove_stale(path: Path) -> None:
-    """Raise OSError for what must not be removed."""
-    with contextlib.suppress(FileNotFoundError):
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise OSError(errno.EEXIST, "in use by another kind of file", os.fspath(path))
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)  # one with a full backlog is alive too: EAGAIN
-        code = probe.connect_ex(os.fspath(path))
-    if code in (0, errno.EAGAIN):
-        raise OSError(errno.EADDRINUSE, "already served", os.fspath(path))
-    if code == errno.ECONNREFUSED:
-        path.unlink()
-
-
-@contextlib.contextmanager
-def _umask(mask: int) -> Iterator[None]:
-    before = os.umask(mask)
-    try:
-        yield
-    finally:
-        os.umask(before)
-
-
-# inotify(7)
-_IN_ATTRIB: Final = 0x4  # among others: one name of the file less
-_IN_DELETE_SELF: Final = 0x400
-_IN_MOVE_SELF: Final = 0x800
-_OUT_OF_INOTIFY: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC)
-_LOOK_INTERVAL_S: Final = 1.0
-
-
-class SocketWatch:
-    """Tells when a socket's file is removed, renamed or replaced.
-
-    The control loop must be running.  A host has few inotify instances per user (128 by default,
-    inotify(7)); without one, the watch looks once a second.
-    """
-
-    def __init__(self, file: SocketFile, on_removed: Callable[[], None]) -> None:
-        """Call on_removed from the loop, once; raises OSError if the file cannot be watched."""
-        self._file = file
-        self._on_removed = on_removed
-        self._loop = asyncio.get_running_loop()
-        self._fd = -1
-        self._timer: asyncio.TimerHandle | None = None
-        try:
-            self._fd = _inotify_open(file.path)
-        except OSError as error:
-            if error.errno not in _OUT_OF_INOTIFY:
-                raise
-            if not file.exists():
-                raise FileNotFoundError(errno.ENOENT, "no such socket", str(file.path)) from error
-            _log.info("no inotify (%s): looking at the socket every second", error.strerror)
-            self._timer = self._loop.call_later(_LOOK_INTERVAL_S, self._look)
-        else:
-            self._loop.add_reader(self._fd, self._on_readable)
-
-    def close(self) -> None:
-        """Watch no more."""
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._fd >= 0:
-            self._loop.remove_reader(self._fd)
-            os.close(self._fd)
-            self._fd = -1
-
-    def _on_readable(self) -> None:
-        os.read(self._fd, 4096)
-        self._tell_if_gone()
-
-    def _look(self) -> None:
-        self._timer = self._loop.call_later(_LOOK_INTERVAL_S, self._look)
-        self._tell_if_gone()
-
-    def _tell_if_gone(self) -> None:
-        if not self._file.exists():
-            self.close()
-            self._on_removed()
-
-
-def _inotify_open(path: Path) -> int:
-    libc = ctypes.CDLL(None, use_errno=True)  # the standard library has no inotify
-    fd: int = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-    if fd < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-    mask = _IN_ATTRIB | _IN_DELETE_SELF | _IN_MOVE_SELF
-    if libc.inotify_add_watch(fd, os.fsencode(path), mask) < 0:
-        code = ctypes.get_errno()
-        os.close(fd)
-        raise OSError(code, os.strerror(code), os.fspath(path))
-    return fd
