@@ -120,7 +120,7 @@ async def serving(device: FakeDevice, directory: Path) -> AsyncIterator[Connect]
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(os.unlink, path)
         stack.callback(server.close)
-        await server.serve(sock)
+        server.serve(sock)
 
         async def connect() -> Client:
             client = Client(*await asyncio.open_unix_connection(path, limit=1 << 24))

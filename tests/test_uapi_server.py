@@ -367,7 +367,7 @@ def test_closing_drops_the_clients_and_stops_listening(device: FakeDevice, direc
             server = UapiServer(device.configure, device.snapshot)
             sock = open_socket("wg-test", directory)
             path = sock.getsockname()
-            await server.serve(sock)
+            server.serve(sock)
             client = Client(*await asyncio.open_unix_connection(path))
             assert await client.ask(GET) == EMPTY_REPLY
             server.close()

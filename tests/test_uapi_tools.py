@@ -82,7 +82,7 @@ def run_tools(device: FakeDevice, test: Callable[[Tools], Coroutine[Any, Any, No
             sock = open_socket(tools.interface)
             stack.callback(SocketFile.of(sock).remove)
             stack.callback(server.close)
-            await server.serve(sock)
+            server.serve(sock)
             await test(tools)
 
     asyncio.run(main())

@@ -158,7 +158,7 @@ async def _serve(
 
         server = UapiServer(device.configure, device.snapshot)
         stack.callback(server.close)
-        await server.serve(listener.dup())  # ours stays open: it guards the identity of the file
+        server.serve(listener.dup())  # ours stays open: it guards the identity of the file
         if file is not None:
             removed = partial(end_because, "socket removed")
             stack.enter_context(contextlib.closing(SocketWatch(file, removed)))

@@ -301,7 +301,8 @@ class RequestParser:
             if self._open is not None:
                 self._open.add_untrusted(lines)
         except ConfigError as error:
-            self._open = _Refused(error)
+            # A new one, for this one's traceback leads to us: who leaves now would stay in memory.
+            self._open = _Refused(ConfigError(error.errno, error.reason, error.line))
 
     def _finish(self, request: _OpenRequest) -> Request:
         self._open = None

@@ -2,13 +2,18 @@
 
 Everything runs on the control loop.  A client can only hold up itself: what it sends is parsed as
 it comes, what it does not read stays unsent, and after each piece it is the others' turn.
+
+A client that goes, whenever and however, is freed at once, with all that it was to get.  Reference
+counts do that as long as nothing refers to itself, and the collector, which runs seldom, would not
+do it for long.  Streams and tasks keep exceptions, an exception its traceback, that the frames, and
+one of these the exception: hence callbacks, and errors that live no longer than their handler.
 """
 
 import asyncio
 import errno
 import logging
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Final
 
@@ -18,6 +23,7 @@ from wgpy.uapi.protocol import GetRequest, Request, RequestParser, format_errno,
 
 CLIENTS_MAX: Final = 128  # connections at a time; the one idle for longest makes room for a new one
 STALL_S: Final = 30.0  # a client that has not read for so long in the middle of a reply is dropped
+ACCEPT_PAUSE_S: Final = 0.25  # after a failure to accept: soon for a user, seldom for a core
 _CHUNK: Final = 1 << 16  # bytes read at a time
 
 _log = logging.getLogger("wgpy.uapi")
@@ -34,81 +40,61 @@ class UapiServer:
         """`configure` applies a change or raises ConfigError, having applied nothing."""
         self._configure = configure
         self._snapshot = snapshot
-        self._server: asyncio.Server | None = None
-        self._clients: dict[asyncio.Task[None], None] = {}  # the least recently active first
+        self._listener: _Listener | None = None
+        self._clients: dict[_Client, None] = {}  # the least recently active first
 
-    async def serve(self, sock: socket.socket) -> None:
-        """Start to accept clients on a listening socket, and return; close() ends it."""
-        self._server = await asyncio.start_unix_server(self._serve_client, sock=sock, limit=_CHUNK)
+    def serve(self, sock: socket.socket) -> None:
+        """Accept clients on a listening socket, which is ours now, until close().
+
+        The control loop must be running.
+        """
+        self._listener = _Listener(sock, self._admit, self._drop_idlest)
 
     def close(self) -> None:
         """Stop listening (the socket is closed) and drop every client."""
-        if self._server is not None:
-            self._server.close()
-        for client in self._clients:
-            client.cancel()
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+        for client in list(self._clients):
+            client.close()
 
-    async def _serve_client(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        client = asyncio.current_task()
-        assert client is not None, "asyncio runs this as a task"
-        self._admit(client)
-        try:
-            await self._converse(client, reader, writer)
-            writer.close()
-            async with asyncio.timeout(STALL_S):
-                await writer.wait_closed()
-        except TimeoutError:
-            _log.info("dropped a client that does not read")
-        except (ConnectionError, asyncio.CancelledError):
-            pass  # it left, or had to; asyncio's streams report a task that ends as cancelled
-        except Exception:
-            _log.exception("dropped a client")
-        finally:
-            self._clients.pop(client, None)
-            writer.transport.abort()
-
-    async def _converse(
-        self,
-        client: asyncio.Task[None],
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-    ) -> None:
-        parser = RequestParser()
-        try:
-            while data := await reader.read(_CHUNK):
-                for request in parser.feed_untrusted(data):
-                    await self._answer(request, writer)
-                self._touch(client)
-            if (last := parser.end_untrusted()) is not None:
-                await self._answer(last, writer)
-        except ConfigError as error:  # there is no telling where the next request would begin
-            writer.write(_refuse(error))
-
-    def _admit(self, client: asyncio.Task[None]) -> None:
+    def _admit(self, sock: socket.socket) -> None:
         if len(self._clients) >= CLIENTS_MAX:
-            idlest = next(iter(self._clients))
-            del self._clients[idlest]
-            idlest.cancel()
+            self._drop_idlest()
+        try:
+            client = _Client(sock, self._converse, self._touch, self._forget)
+        except OSError:
+            sock.close()
+            raise
         self._clients[client] = None
 
-    def _touch(self, client: asyncio.Task[None]) -> None:
-        if client in self._clients:
-            del self._clients[client]
-            self._clients[client] = None
+    def _drop_idlest(self) -> None:
+        for idlest in self._clients:
+            idlest.close()
+            break
 
-    async def _answer(self, request: Request, writer: asyncio.StreamWriter) -> None:
-        for chunk in self._reply(request):
-            writer.write(chunk)
-            async with asyncio.timeout(STALL_S):
-                await writer.drain()
-            await asyncio.sleep(0)  # drain does not wait while the client keeps up
+    def _touch(self, client: "_Client") -> None:
+        del self._clients[client]
+        self._clients[client] = None
+
+    def _forget(self, client: "_Client") -> None:
+        del self._clients[client]
+
+    def _converse(self, parser: RequestParser, data: bytes) -> Iterator[bytes]:
+        """Yield the replies, in pieces, to what data completes; no data is the end of the stream.
+
+        Raises ConfigError when there is no telling where the next request would begin.
+        """
+        if data:
+            for request in parser.feed_untrusted(data):
+                yield from self._reply(request)
+        elif (last := parser.end_untrusted()) is not None:
+            yield from self._reply(last)
 
     def _reply(self, request: Request) -> Iterable[bytes]:
+        if isinstance(request, ConfigError):
+            return [_refuse(request)]
         try:
-            if isinstance(request, ConfigError):
-                raise request
             if isinstance(request, GetRequest):
                 return chain(format_get(self._snapshot()), [format_errno(0)])
             self._configure(request)
@@ -118,6 +104,174 @@ class UapiServer:
         except Exception:
             _log.exception("a request failed")
             return [format_errno(errno.EIO)]
+
+
+class _Listener:
+    """Accepts clients one by one, and has patience when that fails.
+
+    Out of descriptors or memory, the kernel says so at once and for as long as a client waits: each
+    failure costs a pause.  Where it is our own limit of descriptors, after a pause in which none
+    became free, the client idle for longest makes room, as where it is CLIENTS_MAX.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        admit: Callable[[socket.socket], None],
+        drop_idlest: Callable[[], None],
+    ) -> None:
+        self._sock = sock
+        self._admit = admit
+        self._drop_idlest = drop_idlest
+        self._loop = asyncio.get_running_loop()
+        self._pause: asyncio.TimerHandle | None = None
+        self._failed = False  # at the last try
+        sock.setblocking(False)
+        self._fd = sock.fileno()
+        self._loop.add_reader(self._fd, self._accept)
+
+    def close(self) -> None:
+        if self._pause is not None:
+            self._pause.cancel()
+        self._loop.remove_reader(self._fd)
+        self._sock.close()
+
+    def _accept(self) -> None:
+        try:
+            client, _ = self._sock.accept()
+            self._admit(client)
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return  # it has left again, or another process that has the socket was faster
+        except OSError as error:
+            if not self._failed:
+                _log.error("cannot accept clients for the moment: %s", error.strerror)
+            elif error.errno == errno.EMFILE:
+                self._drop_idlest()
+            self._failed = True
+            self._loop.remove_reader(self._fd)
+            self._wait()
+        else:
+            self._failed = False
+
+    def _wait(self) -> None:
+        self._pause = self._loop.call_later(ACCEPT_PAUSE_S, self._resume)
+
+    def _resume(self) -> None:
+        self._pause = None
+        try:
+            self._loop.add_reader(self._fd, self._accept)
+        except OSError:  # the kernel has no memory for that either
+            self._wait()
+
+
+def _or_leave(step: "Callable[[_Client], None]") -> "Callable[[_Client], None]":
+    """Make a step of the conversation end it when it fails."""
+
+    def guarded(client: "_Client") -> None:
+        try:
+            step(client)
+        except OSError:
+            client.close()  # it left, or there is no memory to wait for it
+        except Exception:
+            _log.exception("dropped a client")
+            client.close()
+
+    return guarded
+
+
+class _Client:
+    """One connection: waits for requests, or for its turn or room to send a reply, never for both.
+
+    `converse` yields the replies to what came; `touch` and `forget` hear that something came or
+    went, and of the end.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        converse: Callable[[RequestParser, bytes], Iterator[bytes]],
+        touch: "Callable[[_Client], None]",
+        forget: "Callable[[_Client], None]",
+    ) -> None:
+        self._sock = sock
+        self._converse = converse
+        self._touch = touch
+        self._forget = forget
+        self._loop = asyncio.get_running_loop()
+        self._parser = RequestParser()
+        self._replies: Iterator[bytes] = iter(())  # those to what came last
+        self._unsent = b""  # the rest of a piece of them
+        self._at_end = False  # nothing follows these replies
+        self._waits: asyncio.Handle | None = None  # for its turn, or to be dropped
+        sock.setblocking(False)
+        self._fd = sock.fileno()
+        self._loop.add_reader(self._fd, self._receive)
+
+    def close(self) -> None:
+        """Leave at once; to be called once."""
+        self._forget(self)
+        self._stop_waiting()
+        self._loop.remove_reader(self._fd)
+        self._loop.remove_writer(self._fd)
+        self._sock.close()
+
+    @_or_leave
+    def _receive(self) -> None:
+        try:
+            data = self._sock.recv(_CHUNK)
+        except (BlockingIOError, InterruptedError):
+            return
+        self._touch(self)
+        self._loop.remove_reader(self._fd)
+        self._replies = self._converse(self._parser, data)
+        self._at_end = not data
+        self._go_on()
+
+    @_or_leave
+    def _go_on(self) -> None:
+        """Send the next piece, or else wait for requests."""
+        self._waits = None
+        try:
+            piece = next(self._replies, b"")
+        except ConfigError as error:
+            piece = _refuse(error)
+            self._at_end = True
+        if piece:
+            self._send(piece)
+        elif self._at_end:
+            self.close()
+        else:
+            self._loop.add_reader(self._fd, self._receive)
+
+    def _send(self, piece: bytes) -> None:
+        try:
+            sent = self._sock.send(piece)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        self._unsent = piece[sent:]
+        if sent:
+            self._touch(self)
+            self._stop_waiting()
+        if not self._unsent:
+            self._waits = self._loop.call_soon(self._go_on)
+        elif self._waits is None:
+            self._loop.add_writer(self._fd, self._send_rest)
+            self._waits = self._loop.call_later(STALL_S, self._stall)
+
+    @_or_leave
+    def _send_rest(self) -> None:
+        self._send(self._unsent)
+        if not self._unsent:
+            self._loop.remove_writer(self._fd)
+
+    def _stall(self) -> None:
+        _log.info("dropped a client that does not read")
+        self.close()
+
+    def _stop_waiting(self) -> None:
+        if self._waits is not None:
+            self._waits.cancel()
+            self._waits = None
 
 
 def _refuse(error: ConfigError) -> bytes:
