@@ -76,6 +76,12 @@ def test_an_unknown_socket_group_is_refused(capsys: pytest.CaptureFixture[str]) 
     assert "WGPY_SOCKET_GROUP" in errors
 
 
+def test_the_directory_of_the_socket_is_trusted_only_if_somebody_says_so() -> None:
+    assert not parse(["wg0"], {}).trust_socket_dir
+    assert not parse(["wg0"], {"WGPY_TRUST_SOCKET_DIR": "0"}).trust_socket_dir
+    assert parse(["wg0"], {"WGPY_TRUST_SOCKET_DIR": "1"}).trust_socket_dir
+
+
 def test_nobody_inherits_the_managers_socket(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[str | None, str | None]] = []
 

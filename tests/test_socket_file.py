@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from wgpy.uapi.socket_file import SocketFile, SocketWatch, open_socket
+from wgpy.uapi.socket_file import SocketFile, SocketWatch, adopt_socket, open_socket
 
 
 @pytest.fixture
@@ -69,13 +69,32 @@ def test_a_directory_of_the_group_will_do(directory: Path) -> None:
 def test_a_socket_that_cannot_be_given_away_is_not_left_behind(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise PermissionError(errno.EPERM, "not permitted")
 
     monkeypatch.setattr(os, "chown", refuse)
     with pytest.raises(PermissionError):
         open_socket("wg0", directory, group=1)
     assert list(directory.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a file to a group")
+def test_what_is_put_in_the_sockets_place_is_not_given_to_the_group(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    precious = tmp_path / "precious"
+    precious.touch(mode=0o600)
+    chown = os.chown
+
+    def too_late(path: Path, *arguments: int, **options: bool) -> None:
+        path.unlink()
+        path.symlink_to(precious)
+        chown(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "chown", too_late)
+    open_socket("wg0", directory, group=1).close()
+    status = precious.stat()
+    assert (status.st_gid, stat.S_IMODE(status.st_mode)) == (0, 0o600)
 
 
 def test_a_socket_that_answers_is_left_alone(directory: Path) -> None:
@@ -117,32 +136,6 @@ def test_another_file_in_its_place_is_left_alone(directory: Path) -> None:
     assert path.read_text() == "precious"
 
 
-@pytest.mark.parametrize("mode", [0o775, 0o757, 0o1777])
-def test_a_directory_that_others_can_write_is_refused(mode: int, directory: Path) -> None:
-    directory.mkdir()
-    directory.chmod(mode)
-    with pytest.raises(PermissionError, match="writable by others"):
-        open_socket("wg0", directory)
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a directory away")
-def test_a_directory_of_somebody_else_is_refused(directory: Path) -> None:
-    directory.mkdir(mode=0o755)
-    os.chown(directory, 1, 1)
-    with pytest.raises(PermissionError, match="writable by others"):
-        open_socket("wg0", directory)
-
-
-def test_a_link_in_the_place_of_the_directory_is_refused(directory: Path, tmp_path: Path) -> None:
-    (tmp_path / "elsewhere").mkdir()
-    for target in ("elsewhere", "nowhere"):
-        directory.symlink_to(tmp_path / target)
-        with pytest.raises(NotADirectoryError):
-            open_socket("wg0", directory)
-        directory.unlink()
-    assert list((tmp_path / "elsewhere").iterdir()) == []
-
-
 @pytest.mark.parametrize("interface", ["", ".", "..", "../wg0", "a/b", "/"])
 def test_a_name_that_leads_elsewhere_is_refused(interface: str, directory: Path) -> None:
     with pytest.raises(OSError, match="not an interface name"):
@@ -169,6 +162,57 @@ def test_a_socket_without_a_file_has_no_socket_file(name: str) -> None:
             sock.bind(f"{name}-{os.getpid()}")
         with pytest.raises(FileNotFoundError):
             SocketFile.of(sock)
+
+
+# ---- a socket that we were given ----------------------------------------------------------------
+
+
+def test_a_listening_socket_is_adopted(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as given, socket.socket(socket.AF_UNIX) as client:
+        given.bind(os.fspath(tmp_path / "wg0.sock"))
+        given.listen()
+        os.set_inheritable(given.fileno(), True)
+        with adopt_socket(given.detach()) as sock:
+            assert not sock.get_inheritable()
+            client.connect(sock.getsockname())
+            sock.accept()[0].close()
+
+
+def connected_pair() -> socket.socket:
+    return socket.socketpair()[0]
+
+
+def udp() -> socket.socket:
+    return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+
+
+def tcp() -> socket.socket:
+    return socket.create_server(("127.0.0.1", 0))
+
+
+def of_datagrams() -> socket.socket:
+    return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+
+
+def without_a_name() -> socket.socket:
+    return socket.socket(socket.AF_UNIX)
+
+
+@pytest.mark.parametrize("make", [connected_pair, udp, tcp, of_datagrams, without_a_name])
+def test_a_socket_to_which_no_client_can_connect_is_refused(
+    make: Callable[[], socket.socket],
+) -> None:
+    fd = make().detach()
+    with pytest.raises(OSError, match=r"Invalid argument|not a Unix stream socket") as caught:
+        adopt_socket(fd)
+    assert caught.value.errno == errno.EINVAL
+
+
+def test_a_descriptor_that_is_no_socket_is_refused(tmp_path: Path) -> None:
+    fd = os.open(tmp_path, os.O_RDONLY)
+    with pytest.raises(OSError, match="Socket operation on non-socket"):
+        adopt_socket(fd)
+    os.close(fd)
 
 
 # ---- the watch ----------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ from wgpy.scheduler import BoottimeScheduler
 from wgpy.sockets import open_sockets
 from wgpy.tun import DEFAULT_MTU, Tun, adopt_tun, open_tun
 from wgpy.uapi.server import UapiServer
-from wgpy.uapi.socket_file import SocketFile, SocketWatch, open_socket
+from wgpy.uapi.socket_file import SocketFile, SocketWatch, adopt_socket, open_socket
 
 END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 PR_SET_DUMPABLE = 4  # <linux/prctl.h>
@@ -57,6 +57,7 @@ class Options:
     tun_fd: int | None = None  # an open TUN queue to use
     uapi_fd: int | None = None  # a listening socket to use
     socket_gid: int | None = None  # a group that may use the socket too
+    trust_socket_dir: bool = False  # whoever owns it or can write to it
     notify_socket: str | None = None  # where a service manager listens
     journal_stream: str = ""  # the descriptor that is the journal's, if one is: "device:inode"
     tun_offload: bool = True
@@ -236,17 +237,15 @@ async def _set_up_link(link: Link, options: Options) -> None:
 
 def _open_uapi(name: str, options: Options) -> socket.socket:
     try:
-        if options.uapi_fd is None:
-            return open_socket(name, group=options.socket_gid)
-        listener = socket.socket(fileno=options.uapi_fd)
+        if options.uapi_fd is not None:
+            return adopt_socket(options.uapi_fd)
+        trust = options.trust_socket_dir
+        return open_socket(name, group=options.socket_gid, trust_directory=trust)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise StartError(f"the socket {error.filename} is in use") from error
         given = "WG_UAPI_FD" if options.uapi_fd is not None else error.filename
         raise StartError(f"cannot listen on {given}: {error.strerror}") from error
-    listener.setblocking(False)
-    listener.set_inheritable(False)
-    return listener
 
 
 def _socket_file(listener: socket.socket) -> SocketFile | None:

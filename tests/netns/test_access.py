@@ -58,11 +58,17 @@ def test_an_unknown_socket_group_is_refused_in_one_line(side: Side) -> None:
 
 # Each makes something bad of an empty /run; "$0" is the name of the interface, "$1" a directory.
 HOSTILE = {
-    "a directory of somebody else": ("install -d -o 1 /run/wireguard", "writable by others"),
+    "a directory of somebody else": (
+        "install -d -o 1 /run/wireguard",
+        "/run/wireguard is owned by somebody else (user 1)",
+    ),
     "a directory for all": ("install -d -m 1777 /run/wireguard", "writable by others"),
     "a directory for a group": ("install -d -m 775 /run/wireguard", "writable by others"),
-    "a link to a directory": ('ln -s "$1" /run/wireguard', "not a directory"),
-    "a link to nowhere": ('ln -s "$1/nowhere" /run/wireguard', "not a directory"),
+    "a link to a directory for all": (
+        'chmod 777 "$1"; ln -s "$1" /run/wireguard',
+        "/elsewhere is writable by others",
+    ),
+    "a link to itself": ("ln -s wireguard /run/wireguard", "Too many levels of symbolic links"),
     "a file": ("touch /run/wireguard", "not a directory"),
     "a link for the socket": (
         'mkdir /run/wireguard; ln -s "$1/nowhere" "/run/wireguard/$0.sock"',
@@ -96,6 +102,24 @@ def test_what_somebody_put_in_the_sockets_place_is_refused_in_one_line(
     assert done.stderr.count("\n") == 1
     assert not side.host.has_interface(side.interface)
     assert list(elsewhere.iterdir()) == []
+
+
+# In the words of the shell, as above.
+FIT = {
+    "nothing at all": "mount -t tmpfs tmpfs /var",  # where /var/run is
+    "a link": 'ln -s "$1" /run/wireguard',
+    "a volume that others share": (
+        "install -d -m 1777 -o 1 /run/wireguard; export WGPY_TRUST_SOCKET_DIR=1"
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FIT)
+def test_wg_finds_the_socket_where_there_is(case: str, side: Side, tmp_path: Path) -> None:
+    script = f'mount -t tmpfs -o mode=755 tmpfs /run; {FIT[case]}; wgpy "$0"; wg show "$0" fwmark'
+    assert side.host.run("sh", "-ec", script, side.interface, str(tmp_path)) == "off\n"
+    side.host.run("ip", "link", "delete", side.interface)
+    eventually(lambda: not side.host.pids(), "the end of the daemon")
 
 
 # ---- the process ---------------------------------------------------------------------------------

@@ -96,3 +96,16 @@ def test_peers_are_shown_in_order_of_creation_or_in_none(both: tuple[Side, Side]
     shown = order(right)
     assert shown != keys
     assert sorted(shown) == keys
+
+
+def test_a_socket_directory_that_others_can_write_is_refused_or_used(
+    sides: tuple[Side, Side],
+) -> None:
+    left, right = sides
+    # In a mount namespace of its own, by `ip netns exec`.
+    script = "mount -t tmpfs tmpfs /run; install -d -m 777 /run/wireguard; exec $1 $0"
+    said = left.host.refusal("sh", "-ec", script, left.interface, "wgpy")
+    assert "/run/wireguard is writable by others" in said
+    right.host.run("sh", "-ec", script, right.interface, "wireguard-go")
+    assert right.host.has_interface(right.interface)
+    right.host.run("ip", "link", "delete", right.interface)

@@ -15,6 +15,8 @@ from typing import Final
 
 DIRECTORY: Final = Path("/var/run/wireguard")  # where wg looks
 
+_STEPS_MAX: Final = 256  # of a way over links; the kernel follows 40 of them (path_resolution(7))
+
 _log = logging.getLogger("wgpy.uapi")
 
 
@@ -54,11 +56,17 @@ class SocketFile:
 
 
 def open_socket(
-    interface: str, directory: Path = DIRECTORY, *, group: int | None = None
+    interface: str,
+    directory: Path = DIRECTORY,
+    *,
+    group: int | None = None,
+    trust_directory: bool = False,
 ) -> socket.socket:
     """Return a socket that listens for clients of interface: the owner, and members of group (gid).
 
-    Who may connect may do all: read the keys and change everything.
+    Who may connect may do all: read the keys and change everything.  So may who can replace the
+    socket by their own, for wg writes keys into it: unless trust_directory, directory must be one
+    in which only we and root can.  It is made if it is missing, with its parents.
 
     Raises OSError: EADDRINUSE if somebody answers there already, EEXIST if another kind of file has
     the name, EPERM if others could replace the files of directory, EACCES if it is closed to the
@@ -66,50 +74,106 @@ def open_socket(
     """
     if interface in ("", ".", "..") or "/" in interface:
         raise OSError(errno.EINVAL, "not an interface name", interface)
-    _prepare_directory(directory)
+    _prepare_directory(directory, trust=trust_directory)
     if group is not None:
         _require_entry(directory, group)
     path = directory / f"{interface}.sock"
     _remove_stale(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        with _umask(0o077):
+        # With its final mode: to change it later is to change what somebody put in its place.
+        with _umask(0o077 if group is None else 0o117):
             sock.bind(os.fspath(path))
-        sock.listen()  # at once: wg removes a socket that refuses its connection
         if group is not None:
-            _admit(path, group)
+            _give_to(path, group)  # nobody can connect before listen()
+        sock.listen()  # at once: wg removes a socket that refuses its connection
     except BaseException:
         sock.close()
         raise
     return sock
 
 
-def _prepare_directory(directory: Path) -> None:
+def adopt_socket(fd: int) -> socket.socket:
+    """Return the listening socket of a descriptor we were given, which is ours now.
+
+    Raises OSError: EINVAL if it is no Unix socket to which clients can connect, or what the system
+    says.
+    """
+    sock = socket.socket(fileno=fd)
+    try:
+        if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM:
+            raise OSError(errno.EINVAL, "not a Unix stream socket")
+        sock.listen()  # EINVAL if it is connected or has no name
+    except BaseException:
+        sock.close()
+        raise
+    sock.set_inheritable(False)
+    return sock
+
+
+def _prepare_directory(directory: Path, *, trust: bool) -> None:
+    if not trust:
+        _require_safe_way(directory)  # before we make anything by it
     with contextlib.suppress(FileExistsError), _umask(0o022):
-        directory.mkdir(mode=0o755)
-    status = directory.lstat()
-    if not stat.S_ISDIR(status.st_mode):
+        Path(os.path.realpath(directory)).mkdir(mode=0o755, parents=True)
+    if not stat.S_ISDIR(directory.stat().st_mode):
         raise OSError(errno.ENOTDIR, "not a directory", os.fspath(directory))
-    if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
-        raise OSError(errno.EPERM, "writable by others", os.fspath(directory))
+    if not trust:
+        _require_safe(_require_safe_way(directory), directory)  # others may have been faster
+
+
+def _require_safe_way(directory: Path) -> Path:
+    """Raise OSError if others could have directory lead elsewhere; -> what exists of it, resolved.
+
+    Its parents are the system's, whom wg trusts too.  But it may be a link, and so may be what that
+    leads by: who owns a link, or can write where it is, may have it lead anywhere.
+    """
+    here, way = Path(os.path.realpath(directory.parent)), [directory.name]  # the next step last
+    for _ in range(_STEPS_MAX):
+        if not way or not os.path.lexists(here / way[-1]):
+            return here
+        step = here / way.pop()
+        if step.is_symlink():
+            _require_safe(step, directory, writable=True)  # every link is
+            way += reversed(step.readlink().parts)
+        else:
+            # Where it is sticky, nobody can replace what is somebody else's.
+            _require_safe(step, directory, writable=bool(step.stat().st_mode & stat.S_ISVTX))
+            here = step
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), os.fspath(directory))
+
+
+def _require_safe(path: Path, directory: Path, *, writable: bool = False) -> None:
+    """Raise OSError if path is somebody else's or, unless that does no harm, writable by others.
+
+    Directory is what it is about for the user.
+    """
+    status = path.lstat()
+    if status.st_uid not in (0, os.geteuid()):
+        reason = f"is owned by somebody else (user {status.st_uid}): give it to root (chown)"
+    elif status.st_mode & 0o022 and not writable:
+        mode = stat.S_IMODE(status.st_mode)
+        reason = f"is writable by others (mode {mode:o}): forbid it (chmod go-w)"
+    else:
+        return
+    reason += ", or accept it with WGPY_TRUST_SOCKET_DIR=1"
+    raise OSError(errno.EPERM, f"{path} {reason}", os.fspath(directory))
+
+
+def _give_to(path: Path, group: int) -> None:
+    try:
+        os.chown(path, -1, group, follow_symlinks=False)
+    except OSError:
+        path.unlink()
+        raise
 
 
 def _require_entry(directory: Path, group: int) -> None:
     """Raise OSError if members of the group do not get past the directory's own mode."""
-    status = directory.lstat()
+    status = directory.stat()
     needed = stat.S_IXGRP if status.st_gid == group else stat.S_IXOTH
     if not status.st_mode & needed:
         raise OSError(errno.EACCES, "closed to the group of the socket", os.fspath(directory))
-
-
-def _admit(path: Path, group: int) -> None:
-    """Let the group use the socket too; nobody but us can replace the file meanwhile."""
-    try:
-        os.chown(path, -1, group)
-        path.chmod(0o660)
-    except OSError:
-        path.unlink()
-        raise
 
 
 def _remove_stale(path: Path) -> None:
