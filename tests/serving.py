@@ -134,10 +134,10 @@ def run(device: FakeDevice, directory: Path, test: Callable[[Connect], Any]) -> 
     """Run the coroutine function test against a server for device."""
 
     async def main() -> None:
-        async with asyncio.timeout(20), serving(device, directory) as connect:
+        async with serving(device, directory) as connect:
             await test(connect)
 
-    asyncio.run(main())
+    asyncio.run(asyncio.wait_for(main(), 20))
 
 
 def with_allowed_ips(count: int) -> DeviceSnapshot:

@@ -246,8 +246,7 @@ def test_the_watch_tells_when_the_file_is_gone(
             file = SocketFile.of(sock)
             with contextlib.closing(SocketWatch(file, removed.set)):
                 remove(file.path)
-                async with asyncio.timeout(20):
-                    await removed.wait()
+                await asyncio.wait_for(removed.wait(), 20)
 
     asyncio.run(main())
 
@@ -264,8 +263,7 @@ def test_the_watch_tells_nothing_else_and_only_once(directory: Path) -> None:
             mine.path.chmod(0o600)
             os.utime(mine.path)
             other.path.unlink()
-            async with asyncio.timeout(20):
-                await both_seen.wait()
+            await asyncio.wait_for(both_seen.wait(), 20)
             one.close()
             one.close()
             two.close()
@@ -291,8 +289,7 @@ def test_the_watch_does_without_inotify_when_the_host_has_no_more(
             file = SocketFile.of(sock)
             with contextlib.closing(SocketWatch(file, removed.set)):
                 file.path.unlink()
-                async with asyncio.timeout(20):
-                    await removed.wait()
+                await asyncio.wait_for(removed.wait(), 20)
 
     asyncio.run(main())
 

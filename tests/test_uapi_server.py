@@ -363,16 +363,15 @@ def test_the_client_idle_for_longest_makes_room(
 
 def test_closing_drops_the_clients_and_stops_listening(device: FakeDevice, directory: Path) -> None:
     async def main() -> None:
-        async with asyncio.timeout(20):
-            server = UapiServer(device.configure, device.snapshot)
-            sock = open_socket("wg-test", directory)
-            path = sock.getsockname()
-            server.serve(sock)
-            client = Client(*await asyncio.open_unix_connection(path))
-            assert await client.ask(GET) == EMPTY_REPLY
-            server.close()
-            assert await client.ended()
-            with pytest.raises(ConnectionRefusedError):
-                await asyncio.open_unix_connection(path)
+        server = UapiServer(device.configure, device.snapshot)
+        sock = open_socket("wg-test", directory)
+        path = sock.getsockname()
+        server.serve(sock)
+        client = Client(*await asyncio.open_unix_connection(path))
+        assert await client.ask(GET) == EMPTY_REPLY
+        server.close()
+        assert await client.ended()
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_unix_connection(path)
 
-    asyncio.run(main())
+    asyncio.run(asyncio.wait_for(main(), 20))

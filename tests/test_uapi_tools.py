@@ -78,14 +78,14 @@ def run_tools(device: FakeDevice, test: Callable[[Tools], Coroutine[Any, Any, No
     async def main() -> None:
         tools = Tools(f"wgt{os.getpid()}")
         server = UapiServer(device.configure, device.snapshot)
-        async with asyncio.timeout(20), contextlib.AsyncExitStack() as stack:
+        with contextlib.ExitStack() as stack:
             sock = open_socket(tools.interface)
             stack.callback(SocketFile.of(sock).remove)
             stack.callback(server.close)
             server.serve(sock)
             await test(tools)
 
-    asyncio.run(main())
+    asyncio.run(asyncio.wait_for(main(), 20))
 
 
 @needs_wg

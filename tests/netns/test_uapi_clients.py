@@ -1,6 +1,7 @@
 """Clients of the configuration socket other than wg, good and bad, talk to a running daemon."""
 
 import re
+import resource
 import secrets
 import signal
 import socket
@@ -344,6 +345,57 @@ def test_64_clients_at_a_time_are_answered(side: Side) -> None:
         (answer,) = {read_reply(client) for client in clients}
         assert answer.endswith(OK)
     assert 1 <= int(side.show("fwmark"), 16) <= 64
+
+
+def test_clients_that_leave_within_a_reply_take_no_memory(side: Side) -> None:
+    peers = "".join(f"public_key={secrets.token_hex(32)}\n" for _ in range(2000))
+    assert ask(side, f"set=1\n{peers}\n") == OK
+    ask(side, "get=1\n\n")
+    before_kib = resident_kib(daemon(side))
+    for _ in range(200):
+        with connect(side) as client:
+            client.sendall(GET)
+            client.recv(1)
+    assert ask(side, "get=1\n\n").endswith(OK)
+    assert resident_kib(daemon(side)) - before_kib < 4096
+
+
+def free_descriptor(pid: int) -> int:
+    """The number that the process would get next."""
+    taken = {int(path.name) for path in Path(f"/proc/{pid}/fd").iterdir()}
+    return min(set(range(len(taken) + 1)) - taken)
+
+
+def test_a_daemon_out_of_descriptors_answers_as_soon_as_it_can(side: Side) -> None:
+    pid = daemon(side)
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    with ExitStack() as stack:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (free_descriptor(pid), before[1]))
+        clients = [stack.enter_context(connect(side)) for _ in range(20)]
+        for client in clients:
+            client.sendall(GET)
+        clients[0].settimeout(1)
+        with pytest.raises(TimeoutError):
+            clients[0].recv(1)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+        assert all(read_reply(client).endswith(OK) for client in clients[1:])
+
+
+def test_clients_that_hold_all_descriptors_keep_nobody_out(side: Side) -> None:
+    pid = daemon(side)
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    with ExitStack() as stack:
+        idle = [stack.enter_context(connect(side)) for _ in range(20)]
+        for client in idle:
+            client.sendall(GET)
+            assert read_reply(client).endswith(OK)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (free_descriptor(pid), before[1]))
+        assert ask(side, "get=1\n\n").endswith(OK)
+        assert idle[0].recv(1) == b""
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+        for client in idle[1:]:
+            client.sendall(GET)
+            assert read_reply(client).endswith(OK)
 
 
 def is_cut_off(client: socket.socket, data: bytes) -> bool:
