@@ -361,7 +361,9 @@ def test_the_client_idle_for_longest_makes_room(
     run(device, directory, test)
 
 
-def test_closing_drops_the_clients_and_stops_listening(device: FakeDevice, directory: Path) -> None:
+def test_closing_drops_the_clients_and_stops_listening_and_no_more(
+    device: FakeDevice, directory: Path
+) -> None:
     async def main() -> None:
         server = UapiServer(device.configure, device.snapshot)
         sock = open_socket("wg-test", directory)
@@ -373,5 +375,6 @@ def test_closing_drops_the_clients_and_stops_listening(device: FakeDevice, direc
         assert await client.ended()
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_unix_connection(path)
+        assert Path(path).exists()  # whose removal is not the server's
 
     asyncio.run(asyncio.wait_for(main(), 20))
