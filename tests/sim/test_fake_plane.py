@@ -46,6 +46,7 @@ class Side:
             self.fake: Endpoint(sockets.address, number),
         }
         self.received: list[bytes] = []
+        self.looped = 0  # packets that went nowhere, for the peer was a loop then
         self.events: dict[Plane, set[str]] = {self.real: set(), self.fake: set()}
         self.fake.on_readable = lambda: self.take_events(self.fake)
         for plane in self.planes:
@@ -61,6 +62,7 @@ class Side:
             mine.change_allowed_ips(0, [AllowedIP(other.inside, 32)])
 
     def send(self, other: "Side", payload: bytes) -> None:
+        self.looped += self.fake.peers[0].is_looped
         self.tun.send(packet(self.inside, other.inside, payload))
         self.fake.send_payload(0, payload)
 
@@ -171,6 +173,9 @@ class Likeness:
         for side in self.sides:
             real, fake = side.seen(side.real), side.seen(side.fake)
             found += [f"{key}: {real[key]}, {fake[key]}" for key in real if real[key] != fake[key]]
+            looped = side.real.counters()["tx_looped"]
+            if looped != side.looped:
+                found.append(f"looped: {looped}, {side.looped}")
             received = [payload for _, payload in side.fake.payloads]
             if side.read() != received:
                 found.append(f"received: {side.received[-3:]}, {received[-3:]}")
