@@ -230,9 +230,12 @@ def _open_link(tun: Tun) -> Link:
 
 
 async def _set_up_link(link: Link, options: Options) -> None:
-    with contextlib.suppress(OSError):  # it works without
-        if options.tun_fd is None:
-            await link.set(mtu=DEFAULT_MTU)
+    if options.tun_fd is not None:
+        return
+    try:
+        await link.set(mtu=DEFAULT_MTU)
+    except OSError as error:  # it works without
+        _log.info("cannot set the MTU to %d: %s", DEFAULT_MTU, error.strerror)
 
 
 def _open_uapi(name: str, options: Options) -> socket.socket:

@@ -14,12 +14,15 @@ from pyroute2.netlink import NETLINK_ADD_MEMBERSHIP, NETLINK_LISTEN_ALL_NSID, SO
 
 
 class Hints:
-    """Route netlink groups that somebody waits for, one at a time."""
+    """Route netlink groups that somebody waits for, one at a time.
+
+    everywhere tells whether hints come from other namespaces too.
+    """
 
     def __init__(self, *groups: int, all_namespaces: bool = False) -> None:
         """Begin to listen to RTNLGRP_*, if wanted in all namespaces that have an id here.
 
-        Raises OSError.
+        Those take CAP_NET_BROADCAST, and without it hints come from here only.  Raises OSError.
         """
         with contextlib.ExitStack() as stack:
             netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
@@ -28,8 +31,7 @@ class Hints:
             netlink.bind((0, 0))
             for group in groups:
                 netlink.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
-            if all_namespaces:
-                netlink.setsockopt(SOL_NETLINK, NETLINK_LISTEN_ALL_NSID, 1)
+            self.everywhere = all_namespaces and _hears_everywhere(netlink)
             stack.pop_all()
 
     def close(self) -> None:
@@ -57,12 +59,24 @@ class Hints:
                     raise
 
 
-async def readable(fd: int) -> None:
-    """Wait until the descriptor is readable."""
+def _hears_everywhere(netlink: socket.socket) -> bool:
+    """Switch NETLINK_LISTEN_ALL_NSID on, where it is permitted."""
+    try:
+        netlink.setsockopt(SOL_NETLINK, NETLINK_LISTEN_ALL_NSID, 1)
+    except OSError:
+        return False
+    return True
+
+
+async def readable(fd: int, timeout_s: float | None = None) -> None:
+    """Wait until the descriptor is readable, or for timeout_s if that is less."""
     loop = asyncio.get_running_loop()
     ready = asyncio.Event()
     loop.add_reader(fd, ready.set)
+    timer = None if timeout_s is None else loop.call_later(timeout_s, ready.set)
     try:
         await ready.wait()
     finally:
         loop.remove_reader(fd)
+        if timer is not None:
+            timer.cancel()

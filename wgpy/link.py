@@ -8,10 +8,14 @@ that have an id at home (NETLINK_LISTEN_ALL_NSID; the kernel gives one to the na
 interface moves to), and the state is read through that id.  The TUN descriptor always knows the
 present name and namespace, so no name or index is kept that could go stale.  See netlink(7),
 rtnetlink(7).
+
+To listen over there takes CAP_NET_BROADCAST, which containers do not have.  Without it the state is
+looked at every LOOK_INTERVAL_S while the interface is somewhere else; that it leaves is heard here.
 """
 
 import contextlib
 import fcntl
+import logging
 import os
 import select
 import socket
@@ -26,6 +30,10 @@ from wgpy.hints import Hints, readable
 from wgpy.tun import interface_name
 
 TUNGETDEVNETNS = 0x54E3  # <linux/if_tun.h>
+SIOCGSKNS = 0x894C  # <linux/sockios.h>: the namespace of a socket; /proc need not be there
+LOOK_INTERVAL_S = 1.0  # as often as wireguard-go looks
+
+_log = logging.getLogger("wgpy.link")
 
 
 class LinkState(NamedTuple):
@@ -45,10 +53,10 @@ class Link:
     def __init__(self, tun_fd: int) -> None:
         """Begins to listen.  Raises OSError."""
         self._tun_fd = tun_fd
-        self._home = os.stat("/proc/thread-self/ns/net").st_ino
         with contextlib.ExitStack() as stack:
             hints = Hints(RTNLGRP_LINK, all_namespaces=True)
             self._hints = stack.enter_context(contextlib.closing(hints))
+            self._home = _namespace_of(hints)
             self._wakes = stack.enter_context(select.epoll())
             self._wakes.register(hints, select.EPOLLIN)
             self._stack = stack.pop_all()
@@ -93,12 +101,16 @@ class Link:
 
         Ends with LinkDeletedError.
         """
+        if not self._hints.everywhere:
+            text = "not permitted to listen in all namespaces: in others it looks every %g s"
+            _log.info(text, LOOK_INTERVAL_S)
         before = LinkState(False, 0)
         while True:
             try:
-                state = await self._read()
+                state, is_here = await self._read()
             except (OSError, NetlinkError):
-                state = before  # moved or renamed under our hands: the hint for that is on its way
+                # Moved or renamed under our hands: the hint for that is on its way.
+                state, is_here = before, False
             else:
                 self._let_deletion_wake(not state.up)
             if state.mtu != before.mtu:
@@ -106,14 +118,18 @@ class Link:
             if state.up != before.up:
                 (on_up if state.up else on_down)()
             before = state
-            await readable(self._wakes.fileno())
+            has_hints = is_here or self._hints.everywhere
+            await readable(self._wakes.fileno(), None if has_hints else LOOK_INTERVAL_S)
             self._wakes.poll(0)  # an edge stays reported until it is taken
             self._hints.take()
 
-    async def _read(self) -> LinkState:
+    async def _read(self) -> tuple[LinkState, bool]:
+        """The state, and whether the interface is where we live."""
         async with AsyncIPRoute(groups=0) as netlink:
-            (message,) = await netlink.link("get", **await self._address(netlink))
-        return LinkState(bool(message["flags"] & IFF_UP), message.get_attr("IFLA_MTU"))
+            address = await self._address(netlink)
+            (message,) = await netlink.link("get", **address)
+        state = LinkState(bool(message["flags"] & IFF_UP), message.get_attr("IFLA_MTU"))
+        return state, "if_netnsid" not in address
 
     def _let_deletion_wake(self, wanted: bool) -> None:
         """Watches the TUN itself, because a dying namespace deletes its interfaces without a hint.
@@ -140,12 +156,27 @@ class Link:
     @contextlib.contextmanager
     def _namespace(self) -> Iterator[int | None]:
         """A descriptor of the namespace that the interface is in, None if it is ours."""
+        if self._home is None:
+            yield None
+            return
         try:
             namespace = fcntl.ioctl(self._tun_fd, TUNGETDEVNETNS)
         except OSError:
-            yield None  # before Linux 5.8, or just deleted
+            yield None  # before Linux 5.8, just deleted, or not permitted
             return
         try:
             yield None if os.fstat(namespace).st_ino == self._home else namespace
         finally:
             os.close(namespace)
+
+
+def _namespace_of(netlink: Hints) -> int | None:
+    """What tells the namespace of a socket from others; None where one may not know."""
+    try:
+        namespace = fcntl.ioctl(netlink.fileno(), SIOCGSKNS)
+    except OSError:
+        return None
+    try:
+        return os.fstat(namespace).st_ino
+    finally:
+        os.close(namespace)

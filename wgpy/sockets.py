@@ -14,6 +14,7 @@ of the slow link drops first, as it does for the kernel module, which has no suc
 
 import contextlib
 import errno
+import logging
 import os
 import re
 import socket
@@ -39,6 +40,8 @@ SO_SNDBUFFORCE = 32
 SO_RCVBUFFORCE = 33
 SO_TIMESTAMPNS_NEW = 64
 
+
+_log = logging.getLogger("wgpy.sockets")
 
 Pair = tuple[socket.socket | None, socket.socket | None]  # IPv4 and IPv6, one at least
 
@@ -94,6 +97,7 @@ def open_sockets(
         for udp in _present(pairs):
             udp.close()
         raise
+    _tell_of_small_buffers(_present(pairs)[0])
     return sockets
 
 
@@ -181,6 +185,16 @@ def _configure(udp: socket.socket) -> None:
             udp.setsockopt(socket.SOL_SOCKET, forced, length)
         except PermissionError:
             udp.setsockopt(socket.SOL_SOCKET, polite, BUFFER_LEN)
+
+
+def _tell_of_small_buffers(udp: socket.socket) -> None:
+    received, sent = (
+        udp.getsockopt(socket.SOL_SOCKET, option) // 2  # the kernel doubles what is asked for
+        for option in (socket.SO_RCVBUF, socket.SO_SNDBUF)
+    )
+    if received < BUFFER_LEN or sent < SEND_BUFFER_LEN:
+        text = "not permitted to have large socket buffers: %d KiB to receive, %d KiB to send"
+        _log.info(text, received >> 10, sent >> 10)
 
 
 def _can_segment(udp: socket.socket) -> bool:
