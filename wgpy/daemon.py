@@ -231,6 +231,9 @@ def _open_link(tun: Tun) -> Link:
 
 async def _set_up_link(link: Link, options: Options) -> None:
     if options.tun_fd is not None:
+        with contextlib.suppress(OSError):  # moved just now
+            if await link.has_packet_information():
+                raise StartError("WG_TUN_FD is unfit: it has packet information (no IFF_NO_PI)")
         return
     try:
         await link.set(mtu=DEFAULT_MTU)

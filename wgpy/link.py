@@ -85,11 +85,15 @@ class Link:
 
     async def set(self, **attributes: int) -> None:
         """Sets attributes: IFLA_* of if_link.h, in lower case.  Raises OSError."""
-        async with AsyncIPRoute(groups=0) as netlink:
-            try:
-                await netlink.link("set", **await self._address(netlink), **attributes)
-            except NetlinkError as error:
-                raise OSError(error.code, os.strerror(error.code)) from error
+        await self._request("set", **attributes)
+
+    async def has_packet_information(self) -> bool:
+        """Tell whether each frame of the TUN has a header before it (tun_pi of if_tun.h).
+
+        Linux before 4.17 does not know.  Raises OSError.
+        """
+        (message,) = await self._request("get")
+        return bool(message.get_nested("IFLA_LINKINFO", "IFLA_INFO_DATA", "IFLA_TUN_PI"))
 
     async def watch(
         self,
@@ -122,6 +126,13 @@ class Link:
             await readable(self._wakes.fileno(), None if has_hints else LOOK_INTERVAL_S)
             self._wakes.poll(0)  # an edge stays reported until it is taken
             self._hints.take()
+
+    async def _request(self, command: str, **attributes: int) -> Any:
+        async with AsyncIPRoute(groups=0) as netlink:
+            try:
+                return await netlink.link(command, **await self._address(netlink), **attributes)
+            except NetlinkError as error:
+                raise OSError(error.code, os.strerror(error.code)) from error
 
     async def _read(self) -> tuple[LinkState, bool]:
         """The state, and whether the interface is where we live."""

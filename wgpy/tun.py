@@ -66,16 +66,15 @@ def open_tun(name: str, *, queues: int = 1, vnet_hdr: bool = True, offload: bool
     offload switch off the header and the super-packets.  Raises OSError.
     """
     flags = IFF_TUN | IFF_NO_PI | (IFF_VNET_HDR if vnet_hdr else 0)
+    ways = [(1, flags), (queues, flags | IFF_MULTI_QUEUE)]
+    first, second = ways if queues == 1 else reversed(ways)
     with contextlib.ExitStack() as stack:
-        if queues == 1:
-            fds = _attach(stack, name, 1, flags)
-        else:
-            try:
-                fds = _attach(stack, name, queues, flags | IFF_MULTI_QUEUE)
-            except OSError as error:
-                if error.errno != errno.EINVAL:
-                    raise
-                fds = _attach(stack, name, 1, flags)
+        try:
+            fds = _attach(stack, name, *first)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # it was made in the other way
+                raise
+            fds = _attach(stack, name, *second)
         tun = Tun(fds, _set_features(fds[0], vnet_hdr, offload))
         stack.pop_all()
     return tun
@@ -93,10 +92,14 @@ def _attach(stack: contextlib.ExitStack, name: str, queues: int, flags: int) -> 
 
 
 def adopt_tun(fd: int, *, offload: bool = True) -> Tun:
-    """Takes over an open TUN queue.  Raises OSError when it is none, or has packet headers."""
+    """Takes over an open TUN queue.  Raises OSError when it is none.
+
+    It must be without packet information (IFF_NO_PI), but it does not tell: in what TUNGETIFF says
+    that bit is IFF_NOFILTER.  Netlink knows (Link.has_packet_information).
+    """
     flags = _interface(fd)[1]
-    if not flags & IFF_TUN or not flags & IFF_NO_PI:
-        raise OSError(errno.EINVAL, "not a TUN queue without packet information (IFF_NO_PI)")
+    if not flags & IFF_TUN:
+        raise OSError(errno.EINVAL, "not a TUN queue")
     os.set_blocking(fd, False)
     os.set_inheritable(fd, False)
     return Tun((fd,), _set_features(fd, bool(flags & IFF_VNET_HDR), offload))
