@@ -36,7 +36,20 @@ from wgpy.tun import DEFAULT_MTU, Tun, adopt_tun, open_tun
 from wgpy.uapi.server import UapiServer
 from wgpy.uapi.socket_file import SocketFile, SocketWatch, adopt_socket, open_socket
 
-END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGXCPU)
+IGNORED_SIGNALS = (  # they would end us out of order, if nobody cared
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGALRM,
+    signal.SIGVTALRM,
+    signal.SIGPROF,
+    signal.SIGPIPE,
+    signal.SIGIO,
+    signal.SIGPWR,
+    signal.SIGSTKFLT,
+    signal.SIGXFSZ,
+    *range(signal.SIGRTMIN, signal.SIGRTMAX + 1),
+)
 PR_SET_DUMPABLE = 4  # <linux/prctl.h>
 SYSLOG = Path("/dev/log")
 STDERR = 2
@@ -83,6 +96,9 @@ def run(options: Options) -> None:
     """
     inherited = _inherited_descriptors(options)
     signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)  # until the loop handles them
+    for number in IGNORED_SIGNALS:
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)  # no keys in core files
     with contextlib.ExitStack() as stack:
         tun = stack.enter_context(contextlib.closing(_open_tun(options)))
@@ -134,6 +150,8 @@ async def _serve(
 
     with contextlib.ExitStack() as stack:
         for number in END_SIGNALS:
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue  # nohup(1)
             loop.add_signal_handler(number, end_because, signal.Signals(number).name)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, END_SIGNALS)
 

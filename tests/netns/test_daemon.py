@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from netns.lab import ENVIRONMENT, HAND_OVER, Namespace, Side, eventually, ping
 
+from wgpy.daemon import END_SIGNALS
+
 # argv: wgpy's; on SIGWINCH, what it has open as its TUN cannot be read any more.
 LOSE_TUN = """
 import os, signal, sys
@@ -176,10 +178,38 @@ def test_deleting_the_interface_ends_it(left: Side, state: str) -> None:
     assert_ends(left)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGXCPU],
+)
 def test_a_signal_ends_it(left: Side, number: signal.Signals) -> None:
-    left.host.run("kill", f"-{number.value}", str(daemon_pid(left)))
+    os.kill(daemon_pid(left), number)
     assert_ends(left)
+
+
+def test_signals_without_a_meaning_do_no_harm(left: Side) -> None:
+    pid = daemon_pid(left)
+    faults = {
+        *(signal.SIGILL, signal.SIGTRAP, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE),
+        *(signal.SIGSEGV, signal.SIGSYS),
+    }
+    stops = {signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
+    ends = {signal.SIGKILL, *END_SIGNALS}
+    for number in signal.valid_signals() - faults - stops - ends:
+        os.kill(pid, number)
+        assert left.show(), number
+    assert daemon_pid(left) == pid
+
+
+def test_nohup_keeps_it_from_the_end_of_its_terminal(sides: tuple[Side, Side]) -> None:
+    side = sides[0]
+    process = side.host.popen("nohup", "env", "LOG_LEVEL=info", "wgpy", "-f", side.interface)
+    eventually(side.socket.exists, "the socket")
+    assert side.show()
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=5)
+    assert "ends: SIGTERM" in errors
 
 
 def test_removing_the_socket_ends_it(left: Side) -> None:
