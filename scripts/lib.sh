@@ -97,7 +97,7 @@ raise SystemExit(not os.path.exists(sysconfig.get_path("include") + "/Python.h")
 # What is compiled or read by the installer; everything else is live in an editable install.
 wgpy_build_checksum()
 {
-    (cd -- "$ROOT" && cat setup.py pyproject.toml wgpy/dataplane/build.py wgpy/dataplane/*.[ch]) |
+    (cd -- "$ROOT" && cat setup.py pyproject.toml bin/wgpy wgpy/dataplane/build.py wgpy/dataplane/*.[ch]) |
         cksum
 }
 
