@@ -13,9 +13,11 @@ import asyncio
 import contextlib
 import ctypes
 import errno
+import fcntl
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -51,8 +53,13 @@ IGNORED_SIGNALS = (  # they would end us out of order, if nobody cared
     *range(signal.SIGRTMIN, signal.SIGRTMAX + 1),
 )
 PR_SET_DUMPABLE = 4  # <linux/prctl.h>
+PR_SET_NAME = 15
 SYSLOG = Path("/dev/log")
-STDERR = 2
+STDOUT, STDERR = 1, 2
+# Descriptors: what it has open, netlink requests and a few clients of wg; what each worker adds,
+# and another pair of sockets for the time of a change of port.
+DESCRIPTORS, DESCRIPTORS_PER_WORKER = 32, 6
+DESCRIPTORS_LIMIT = 1024  # Linux's default; a lower one is raised to this as far as it may be
 GC_THRESHOLD = 100_000  # objects; the default of 700 takes a third of a big request's time
 READY = b"\0"  # from the daemon to its caller; anything else says why it failed
 
@@ -95,11 +102,14 @@ def run(options: Options) -> None:
     and the daemon returns.  Raises StartError.
     """
     inherited = _inherited_descriptors(options)
+    _require_descriptors(DESCRIPTORS + DESCRIPTORS_PER_WORKER * options.workers)
     signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)  # until the loop handles them
     for number in IGNORED_SIGNALS:
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, signal.SIG_IGN)
-    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)  # no keys in core files
+    libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)  # no keys in core files
+    libc.prctl(PR_SET_NAME, b"wgpy", 0, 0, 0)  # for ps(1), which would say python3
     with contextlib.ExitStack() as stack:
         tun = stack.enter_context(contextlib.closing(_open_tun(options)))
         link = stack.enter_context(contextlib.closing(_open_link(tun)))
@@ -111,7 +121,10 @@ def run(options: Options) -> None:
             _log_to_stderr(options)
             notifier = Notifier(options.notify_socket)
             on_ready = partial(notifier.ready, f"serving {link.name}")
-            asyncio.run(_serve(options, tun, link, listener, file, on_ready, notifier.stopping))
+            try:
+                asyncio.run(_serve(options, tun, link, listener, file, on_ready, notifier.stopping))
+            except OSError as error:
+                raise StartError(_reason(error)) from error
             return
         report = _go_to_background(inherited)
         _log_to_syslog(options)
@@ -120,8 +133,8 @@ def run(options: Options) -> None:
             asyncio.run(_serve(options, tun, link, listener, file, on_ready, lambda _: None))
         except Exception as error:
             _log.exception("failed")
-            report(str(error).encode())
-            raise StartError(str(error)) from error
+            report(_reason(error).encode())
+            raise StartError(_reason(error)) from error
 
 
 async def _serve(
@@ -220,7 +233,7 @@ def _open_tun(options: Options) -> Tun:
     name = options.interface
     if options.tun_fd is not None:
         try:
-            return adopt_tun(options.tun_fd, offload=options.tun_offload)
+            return adopt_tun(_beyond_standard(options.tun_fd), offload=options.tun_offload)
         except OSError as error:
             raise StartError(f"WG_TUN_FD is unfit: {error.strerror}") from error
     reasons = {
@@ -262,7 +275,7 @@ async def _set_up_link(link: Link, options: Options) -> None:
 def _open_uapi(name: str, options: Options) -> socket.socket:
     try:
         if options.uapi_fd is not None:
-            return adopt_socket(options.uapi_fd)
+            return adopt_socket(_beyond_standard(options.uapi_fd))
         trust = options.trust_socket_dir
         return open_socket(name, group=options.socket_gid, trust_directory=trust)
     except OSError as error:
@@ -297,6 +310,37 @@ def _inherited_descriptors(options: Options) -> list[int]:
     meant = {0, 1, 2, options.tun_fd, options.uapi_fd}
     listed = [int(name) for name in os.listdir("/proc/self/fd")]
     return [fd for fd in listed if fd not in meant and os.path.exists(f"/proc/self/fd/{fd}")]
+
+
+def _beyond_standard(fd: int) -> int:
+    """The descriptor, or another for the same if it is one that /dev/null or the log gets."""
+    return fd if fd > STDERR else fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, STDERR + 1)
+
+
+def _require_descriptors(count: int) -> None:
+    """Sees to it that so many more can be open.  Raises StartError."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= soft < DESCRIPTORS_LIMIT:
+        allowed = DESCRIPTORS_LIMIT if hard == resource.RLIM_INFINITY else hard
+        soft = min(DESCRIPTORS_LIMIT, allowed)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    fds: list[int] = []
+    try:
+        while len(fds) < count:
+            fds.append(os.dup(STDERR))
+    except OSError as error:
+        more = f"{error.strerror}: it takes {count} more (see ulimit -n)"
+        raise StartError(more) from error
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+def _reason(error: Exception) -> str:
+    """Why, for the user."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
 
 
 def _go_to_background(inherited: list[int]) -> Callable[[bytes], None]:

@@ -80,6 +80,12 @@ def test_the_daemon_keeps_nothing_of_its_caller_open(left: Side) -> None:
     assert {one.stat().st_rdev for one in named} == expected  # by name it fails in a chroot
 
 
+def test_it_is_found_by_its_name(left: Side) -> None:
+    pid = daemon_pid(left)
+    assert Path(f"/proc/{pid}/comm").read_text() == "wgpy\n"
+    assert left.host.run("pgrep", "-f", f"wgpy {left.interface}$") == f"{pid}\n"
+
+
 def test_a_lock_that_the_caller_held_is_free_when_the_caller_is_gone(
     sides: tuple[Side, Side], tmp_path: Path
 ) -> None:
