@@ -146,11 +146,28 @@ def test_a_peer_section_with_our_own_key_is_skipped(host: Host) -> None:
     assert [peer.public_key for peer in host.snapshot.peers] == [key(8)]
 
 
-def test_a_listen_port_is_only_stored_while_down(host: Host) -> None:
-    host.sockets.busy.add(51999)
+def test_a_listen_port_is_tried_and_let_go_while_down(host: Host) -> None:
     host.configure(listen_port=51999)
     assert host.snapshot.listen_port == 51999
-    assert host.sockets.opened == []
+    assert [bound.port for bound in host.sockets.opened] == [51999]
+    assert host.sockets.live == []
+
+
+def test_a_listen_port_in_use_is_refused_while_down_too(host: Host) -> None:
+    host.configure(listen_port=51998)
+    host.sockets.busy.add(51999)
+    with pytest.raises(ConfigError) as caught:
+        host.configure(listen_port=51999, fwmark=7)
+    assert caught.value.errno == errno.EADDRINUSE
+    assert (host.snapshot.listen_port, host.snapshot.fwmark) == (51998, 0)
+
+
+def test_a_fwmark_that_is_not_permitted_is_refused_while_down_too(host: Host) -> None:
+    host.sockets.fwmark_error = PermissionError(errno.EPERM, "not permitted")
+    with pytest.raises(ConfigError) as caught:
+        host.configure(fwmark=7)
+    assert caught.value.errno == errno.EPERM
+    host.configure(fwmark=0)
 
 
 def test_a_new_listen_port_takes_over_at_once(world: World) -> None:
@@ -164,8 +181,9 @@ def test_a_new_listen_port_takes_over_at_once(world: World) -> None:
 
 
 def test_the_same_listen_port_is_kept(world: World) -> None:
+    bound = world.a.sockets.live
     world.a.configure(listen_port=world.a.port)
-    assert len(world.a.sockets.opened) == 1
+    assert world.a.sockets.live == bound
 
 
 def test_a_listen_port_in_use_is_refused_and_the_old_one_goes_on(world: World) -> None:
@@ -185,8 +203,10 @@ def test_listen_port_0_is_a_random_port_chosen_at_up(host: Host) -> None:
 
 
 def test_a_fwmark_is_set_on_the_open_sockets(world: World) -> None:
+    [bound] = world.a.sockets.live
     world.a.configure(fwmark=51820)
-    assert [bound.fwmark for bound in world.a.sockets.opened] == [51820]
+    assert world.a.sockets.live == [bound]
+    assert bound.fwmark == 51820
     assert world.a.snapshot.fwmark == 51820
     world.a.configure(listen_port=50000)
     assert [bound.fwmark for bound in world.a.sockets.live] == [51820]
@@ -369,7 +389,7 @@ BAD_CHANGES = {
 def test_a_request_that_fails_leaves_everything_as_it_was(world: World, bad: DeviceChange) -> None:
     world.converse()
     world.a.sockets.busy.add(50000)
-    before = world.a.snapshot
+    before, bound = world.a.snapshot, world.a.sockets.live
     good = DeviceChange(
         private_key=b"\x09" * 32,
         fwmark=7,
@@ -384,8 +404,8 @@ def test_a_request_that_fails_leaves_everything_as_it_was(world: World, bad: Dev
     with pytest.raises(ConfigError):
         world.a.device.configure(replace(good, **given))
     assert world.a.snapshot == before
-    assert len(world.a.sockets.opened) == 1
-    assert [bound.fwmark for bound in world.a.sockets.live] == [0]
+    assert world.a.sockets.live == bound
+    assert bound[0].fwmark == 0
     world.a.send(b"still here")
     world.loop.run()
     assert world.b.plane.payloads[-1] == (0, b"still here")
@@ -513,6 +533,38 @@ def test_up_with_the_port_in_use_waits_for_another_port(
     host.configure(listen_port=50001)
     assert host.plane.running
     assert host.state.kicks == [True]
+    host.sockets.busy.clear()
+    host.loop.advance(60)
+    assert [bound.port for bound in host.sockets.live] == [50001]
+
+
+def test_up_with_the_port_in_use_waits_until_it_is_free(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    host.configure(listen_port=50000)
+    host.sockets.busy.add(50000)
+    host.device.up()
+    host.configure(PeerChange(key(5), endpoint=ELSEWHERE, persistent_keepalive_s=5), fwmark=7)
+    host.loop.advance(3600)
+    (record,) = caplog.records  # once
+    assert record.levelno == logging.ERROR
+    assert "50000" in record.message
+    host.sockets.busy.clear()
+    host.loop.advance(1)
+    assert host.plane.running
+    assert [(bound.port, bound.fwmark) for bound in host.sockets.live] == [(50000, 7)]
+    assert host.state.kicks == [True]
+
+
+def test_down_waits_for_no_port(host: Host) -> None:
+    host.configure(listen_port=50000)
+    host.sockets.busy.add(50000)
+    host.device.up()
+    host.device.down()
+    host.sockets.busy.clear()
+    host.loop.advance(60)
+    assert host.sockets.live == []
+    assert not host.plane.running
 
 
 def test_close_forgets_everything(world: World) -> None:

@@ -45,6 +45,7 @@ __all__ = ["BoundSockets", "Device", "Handle", "OpenSockets", "Scheduler"]
 # Implementation constants.
 EVENTS_PER_TURN: Final = 64  # handled before others on the control thread have their turn
 PEERS_PER_TURN: Final = 256  # likewise, where something is looked up of all; a millisecond
+PORT_RETRY_NS: Final = 1_000_000_000  # from one try to listen to the next, where the first failed
 
 _logger = logging.getLogger("wgpy.device")
 
@@ -116,7 +117,9 @@ class Device:
         self.on_suspicion: Callable[[], None] = lambda: None  # when loops() are to be judged
 
         self._up = False
-        self._bound: BoundSockets | None = None  # None while down, or when up() found no port
+        self._bound: BoundSockets | None = None  # None while down, or while there is no port
+        self._retry: Handle | None = None  # of the next try to listen, while up without a port
+        self._refusal = ""  # why there is none
 
         self._bad_messages = 0
 
@@ -130,21 +133,39 @@ class Device:
     def up(self) -> None:
         """Open the sockets and begin to carry traffic.  Nothing happens if it is up already.
 
-        If the port is in use, an error is logged and traffic waits for a listen port that is free.
+        If the port is in use, an error is logged and it is tried again until it is free.
         """
         if self._up:
             return
         self._up = True
+        self._refusal = ""
+        self._try_to_listen()
+
+    def _try_to_listen(self) -> None:
         try:
             bound = self._open_sockets(self._listen_port, self._fwmark)
         except OSError as error:
-            _logger.error("cannot listen on UDP port %d: %s", self._listen_port, error.strerror)
-            return
-        self._listen_on(bound)
+            self._retry_later(error.strerror or str(error))
+        else:
+            self._listen_on(bound)
+
+    def _retry_later(self, refusal: str) -> None:
+        if refusal != self._refusal:  # else the log would have it once a second
+            text = "cannot listen on UDP port %d: %s; tries again until it can"
+            _logger.error(text, self._listen_port, refusal)
+        self._refusal = refusal
+        when_ns = self._plane.now_ns() + PORT_RETRY_NS
+        self._retry = self._around.scheduler.call_at(when_ns, self._try_to_listen)
+
+    def _stop_retries(self) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
 
     def down(self) -> None:
         """Stop all traffic, close the sockets, forget every session and handshake."""
         self._up = False
+        self._stop_retries()
         if self._bound is None:
             return
         self._plane.stop()
@@ -164,6 +185,7 @@ class Device:
 
     def _listen_on(self, bound: BoundSockets) -> None:
         """Carry traffic over these sockets, instead of over those before, if any."""
+        self._stop_retries()
         if self._bound is not None:
             self._plane.stop()
             self._bound.close()
@@ -286,10 +308,15 @@ class Device:
             raise ConfigError(errno.ENOMEM, f"more than {MAX_PEERS} peers")
 
     def _prepare_sockets(self, change: DeviceChange) -> BoundSockets | None:
-        """Do what can fail of a new port or mark; -> new sockets, if the port changes while up."""
+        """Do what can fail of a new port or mark; -> new sockets, if the port changes while up.
+
+        While down, the port and the mark are tried and let go: at up() nobody waits for an answer.
+        """
         fwmark = self._fwmark if change.fwmark is None else change.fwmark
         try:
-            if self._needs_new_sockets(change):
+            if not self._up and (change.listen_port or fwmark != self._fwmark):
+                self._open_sockets(change.listen_port or 0, fwmark).close()
+            elif self._needs_new_sockets(change):
                 assert change.listen_port is not None, "else no new sockets are needed"
                 return self._open_sockets(change.listen_port, fwmark)
             if self._bound is not None and fwmark != self._fwmark:

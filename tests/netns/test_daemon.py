@@ -327,20 +327,3 @@ def test_a_larger_mtu_counts_at_once(sides: tuple[Side, Side]) -> None:
         side.host.run("ip", "link", "set", side.interface, "mtu", "9000")
     left, right = sides
     ping(left.host, right.inner4, size=8900)
-
-
-def test_a_port_in_use_is_reported_and_another_may_be_set(
-    sides: tuple[Side, Side], left: Side
-) -> None:
-    right = sides[1]
-    taken = "import socket; s = socket.socket(type=2); s.bind(('', 51820)); input()"
-    holder = subprocess.Popen(
-        left.host.argv(sys.executable, "-c", taken), stdin=subprocess.PIPE, text=True
-    )
-    eventually(lambda: ":51820" in left.host.run("ss", "-uln"), "a taken port")
-    left.configure(left.settings(right))
-    right.host.run("wgpy", right.interface)
-    right.configure(right.settings(left))
-    left.host.run("wg", "set", left.interface, "listen-port", "51821")
-    ping(left.host, right.inner4)
-    holder.communicate("\n", timeout=5)

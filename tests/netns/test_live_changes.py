@@ -260,21 +260,6 @@ def test_a_listen_port_in_use_leaves_the_old_one_and_all_packets(
         assert both.lost() == [0, 0]
 
 
-def test_a_listen_port_in_use_when_the_link_goes_up_is_taken_when_it_is_free(
-    sides: tuple[Side, Side],
-) -> None:
-    left, right = sides
-    for side in sides:
-        side.host.run("wgpy", side.interface)
-    right.configure(right.settings(left))
-    with taken(left.host, left.port):
-        left.configure(left.settings(right))
-        assert left.show("listen-port") == "51820"
-    left.host.run("ip", "link", "set", left.interface, "down")
-    left.host.run("ip", "link", "set", left.interface, "up")
-    ping(left.host, right.inner4)
-
-
 def test_packets_carry_the_fwmark_as_soon_as_it_is_set(tunnel: tuple[Side, Side]) -> None:
     left, right = tunnel
     ping(left.host, right.inner4)
