@@ -77,11 +77,37 @@ def test_a_tun_that_cannot_be_had_is_explained(
     code: int, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:
-        raise OSError(code, os.strerror(code))
+        raise OSError(code, os.strerror(code), "/dev/net/tun" if code == errno.EACCES else None)
 
     monkeypatch.setattr(daemon, "open_tun", fail)
     with pytest.raises(StartError, match=reason):
         daemon._open_tun(Options("wg0"))
+
+
+def test_a_container_without_the_device_is_told_from_a_user_without_the_right(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object, **__: object) -> None:  # as the device cgroup does
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM), "/dev/net/tun")
+
+    monkeypatch.setattr(daemon, "open_tun", fail)
+    with pytest.raises(StartError, match="no permission for /dev/net/tun"):
+        daemon._open_tun(Options("wg0"))
+
+
+def test_what_the_caller_left_open_is_known_without_proc_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(path: str) -> list[str]:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+
+    with open(os.devnull) as left, open(os.devnull) as meant:
+        options = Options("wg0", tun_fd=meant.fileno())
+        known = daemon._inherited_descriptors(options)
+        assert left.fileno() in known
+        assert not {0, 1, 2, meant.fileno()} & set(known)
+        monkeypatch.setattr(os, "listdir", fail)
+        assert daemon._inherited_descriptors(options) == sorted(known)
 
 
 class Dying:

@@ -21,7 +21,7 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,7 @@ from wgpy.scheduler import BoottimeScheduler
 from wgpy.sockets import open_sockets
 from wgpy.tun import DEFAULT_MTU, Tun, adopt_tun, open_tun
 from wgpy.uapi.server import UapiServer
-from wgpy.uapi.socket_file import SocketFile, SocketWatch, adopt_socket, open_socket
+from wgpy.uapi.socket_file import DIRECTORY, SocketFile, SocketWatch, adopt_socket, open_socket
 
 END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGXCPU)
 IGNORED_SIGNALS = (  # they would end us out of order, if nobody cared
@@ -59,6 +59,7 @@ STDOUT, STDERR = 1, 2
 # Descriptors: what it has open, netlink requests and a few clients of wg; what each worker adds,
 # and another pair of sockets for the time of a change of port.
 DESCRIPTORS, DESCRIPTORS_PER_WORKER = 32, 6
+DESCRIPTORS_TRIED = 1 << 16  # for open ones of the caller, where no /proc tells
 DESCRIPTORS_LIMIT = 1024  # Linux's default; a lower one is raised to this as far as it may be
 GC_THRESHOLD = 100_000  # objects; the default of 700 takes a third of a big request's time
 READY = b"\0"  # from the daemon to its caller; anything else says why it failed
@@ -239,7 +240,9 @@ def _open_tun(options: Options) -> Tun:
     reasons = {
         errno.ENOENT: "there is no /dev/net/tun: load the module tun",
         errno.ENODEV: "there is no TUN driver: load the module tun",
-        errno.EACCES: "no permission for /dev/net/tun: run as root",
+        errno.ENXIO: "there is no TUN driver: load the module tun",
+        errno.ENOTTY: "what is at /dev/net/tun is no TUN device",
+        errno.EISDIR: "what is at /dev/net/tun is no TUN device",
         errno.EPERM: "no permission to make an interface: run as root (it takes CAP_NET_ADMIN)",
         errno.EBUSY: f"the interface {name} exists and is in use",
         errno.EINVAL: f"an interface {name} of another kind exists",
@@ -249,6 +252,9 @@ def _open_tun(options: Options) -> Tun:
             name, queues=options.workers, vnet_hdr=options.vnet_hdr, offload=options.tun_offload
         )
     except OSError as error:
+        if error.filename and error.errno in (errno.EACCES, errno.EPERM):
+            where = "run as root, or let the container have the device"
+            raise StartError(f"no permission for {error.filename}: {where}") from error
         other = f"cannot make the interface {name}: {error.strerror}"
         raise StartError(reasons.get(error.errno or 0, other)) from error
 
@@ -281,7 +287,8 @@ def _open_uapi(name: str, options: Options) -> socket.socket:
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise StartError(f"the socket {error.filename} is in use") from error
-        given = "WG_UAPI_FD" if options.uapi_fd is not None else error.filename
+        path = error.filename or DIRECTORY / f"{name}.sock"
+        given = "WG_UAPI_FD" if options.uapi_fd is not None else path
         raise StartError(f"cannot listen on {given}: {error.strerror}") from error
 
 
@@ -308,8 +315,21 @@ def _open_plane(aead: str | None, workers: int) -> Plane:
 def _inherited_descriptors(options: Options) -> list[int]:
     """What the caller left open but did not mean for us; call it before anything is opened."""
     meant = {0, 1, 2, options.tun_fd, options.uapi_fd}
-    listed = [int(name) for name in os.listdir("/proc/self/fd")]
-    return [fd for fd in listed if fd not in meant and os.path.exists(f"/proc/self/fd/{fd}")]
+    listed: Iterable[int]
+    try:
+        listed = [int(name) for name in os.listdir("/proc/self/fd")]
+    except OSError:  # no /proc
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        listed = range(DESCRIPTORS_TRIED if soft < 0 else min(soft, DESCRIPTORS_TRIED))
+    return [fd for fd in listed if fd not in meant and _is_open(fd)]
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        fcntl.fcntl(fd, fcntl.F_GETFD)
+    except OSError:
+        return False
+    return True
 
 
 def _beyond_standard(fd: int) -> int:
