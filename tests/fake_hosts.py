@@ -26,13 +26,14 @@ class Host:
         self.plane = FakePlane(loop, network, self.sockets, seed=number)
         self.random = Random(number)
         self.loop = loop
+        self.epoch_ns = EPOCH_NS  # what the wall clock showed when the loop's showed 0
         self.device = Device(
             self.plane,
             self.sockets,
             loop,
             tun_fds=(3,),
             tun_features=1,
-            wall_clock=lambda: EPOCH_NS + loop.now_ns,
+            wall_clock=lambda: self.epoch_ns + loop.now_ns,
             randbelow=self.random.randrange,
         )
         self.plane.on_readable = self.device.on_events

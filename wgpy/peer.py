@@ -347,7 +347,7 @@ class Peer:
 
     def _complete_handshake(self) -> None:
         _logger.debug("%s: session established", self)
-        self.last_handshake_ns = self._around.wall_clock()
+        self.last_handshake_ns = max(NS_PER_S, self._around.wall_clock())  # wg knows none before
         self._timers.handshake_complete()
 
     def _send_handshake(self, message: bytes, now_ns: int) -> None:
