@@ -14,6 +14,7 @@ from wgpy import cli
 from wgpy.cli import parse
 from wgpy.daemon import Options
 from wgpy.dataplane.plane import aead_backends
+from wgpy.log import NOTICE
 
 
 def refusal(
@@ -29,7 +30,8 @@ def test_a_name_alone_means_background_with_everything_on() -> None:
     options = parse(["wg0"], {})
     assert replace(options, workers=1) == Options(interface="wg0")
     assert not options.foreground
-    assert options.log_level == logging.ERROR
+    assert options.log_level == NOTICE
+    assert not options.keep_stderr
 
 
 @pytest.mark.parametrize("argv", [["-f", "wg0"], ["--foreground", "wg0"], ["wg0", "-f"]])
@@ -48,14 +50,22 @@ def test_foreground_by_environment() -> None:
         ("verbose", logging.DEBUG),
         ("debug", logging.DEBUG),
         ("info", logging.INFO),
+        ("notice", NOTICE),
         ("error", logging.ERROR),
         ("ERROR", logging.ERROR),
         ("silent", logging.CRITICAL + 1),
-        ("gibberish", logging.ERROR),
+        ("gibberish", NOTICE),
     ],
 )
 def test_log_levels_are_those_of_wireguard_go_and_more(name: str, level: int) -> None:
     assert parse(["wg0"], {"LOG_LEVEL": name}).log_level == level
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"), [("", False), ("silent", False), ("error", True), ("verbose", True)]
+)
+def test_who_asks_for_a_log_has_stderr_kept_as_by_wireguard_go(name: str, kept: bool) -> None:
+    assert parse(["wg0"], {"LOG_LEVEL": name}).keep_stderr == kept
 
 
 def test_descriptors_come_by_environment() -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from hashlib import blake2s
@@ -22,6 +23,7 @@ from wgpy.dataplane.plane import (
     SESSION_PREVIOUS,
     MessageEvent,
 )
+from wgpy.log import NOTICE
 from wgpy.noise import RemoteStatic, StaticKey, write_initiation
 from wgpy.peer import HANDSHAKE_TOS
 from wgpy.tai64n import tai64n
@@ -276,6 +278,27 @@ def test_an_unanswered_initiation_is_retried_18_times_then_given_up(world: World
     world.loop.advance(200)
     assert world.count(MESSAGE_INITIATION) == 1 + MAX_RETRIES
     assert world.a.state.staged == []
+
+
+def test_giving_up_is_said_once_until_there_is_a_session(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> int:
+        """-> how often it was said"""
+        caplog.clear()
+        world.network.lose = lambda datagram: True
+        world.loop.advance(200)
+        for _ in range(2):
+            world.a.send(b"ping")
+            world.loop.advance(200)
+        return max(Counter(caplog.messages).values(), default=0)
+
+    with caplog.at_level(NOTICE, "wgpy.device"):
+        assert fail() == 1
+        assert fail() == 0
+        world.network.lose = lambda datagram: False
+        world.converse()
+        assert fail() == 1
 
 
 def test_new_traffic_after_giving_up_starts_again_from_0(world: World) -> None:

@@ -8,8 +8,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from wgpy.daemon import STDERR, STDOUT, Options, StartError, run
+from wgpy.daemon import STDOUT, Options, StartError, run
 from wgpy.dataplane.plane import MAX_WORKERS, aead_backends
+from wgpy.log import NOTICE, STDERR, say
 from wgpy.tun import check_name
 
 EXIT_FAILURE = 1
@@ -21,13 +22,14 @@ LOG_LEVELS = {
     "verbose": logging.DEBUG,
     "debug": logging.DEBUG,
     "info": logging.INFO,
+    "notice": NOTICE,
     "error": logging.ERROR,
     "silent": logging.CRITICAL + 1,
 }
 
 ENVIRONMENT = """environment:
   WG_PROCESS_FOREGROUND=1      stay in the foreground, as -f does
-  LOG_LEVEL                    verbose, debug, info, error (default) or silent
+  LOG_LEVEL                    verbose, debug, info, notice (default), error or silent
   WG_TUN_FD, WG_UAPI_FD        use this open TUN queue, this listening socket
   WGPY_SOCKET_GROUP            a group whose members may use wg on the interface, as root may
   WGPY_TRUST_SOCKET_DIR=1      accept a socket directory that others own or can write to
@@ -66,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         run(options)
     except StartError as error:
-        print(f"wgpy: {error}", file=sys.stderr)
+        say(f"wgpy: {error}")
         return EXIT_FAILURE
     return 0
 
@@ -98,12 +100,14 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Options:
     parser.add_argument("--version", action=_Version, nargs=0, help="say it, and the AEADs at hand")
     parser.add_argument("interface", metavar="INTERFACE", help="name of the interface")
     arguments = parser.parse_args(argv)
+    log_level = environ.get("LOG_LEVEL", "").lower()
     try:
         check_name(arguments.interface)
         return Options(
             interface=arguments.interface,
             foreground=arguments.foreground or environ.get("WG_PROCESS_FOREGROUND") == "1",
-            log_level=LOG_LEVELS.get(environ.get("LOG_LEVEL", "").lower(), logging.ERROR),
+            log_level=LOG_LEVELS.get(log_level, NOTICE),
+            keep_stderr=log_level not in ("", "silent"),
             aead=environ.get("WGPY_AEAD") or None,
             tun_fd=_descriptor(environ, "WG_TUN_FD"),
             uapi_fd=_descriptor(environ, "WG_UAPI_FD"),

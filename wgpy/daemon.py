@@ -30,7 +30,8 @@ from typing import NoReturn
 from wgpy.dataplane.plane import Plane
 from wgpy.device import Device
 from wgpy.link import Link, LinkDeletedError
-from wgpy.notify import JournalFormatter, Notifier, goes_to_journal
+from wgpy.log import NOTICE, STDERR, Log, Sink, Stream, background_sink, foreground_sink, say
+from wgpy.notify import Notifier
 from wgpy.routes import RouteWatch
 from wgpy.scheduler import BoottimeScheduler
 from wgpy.sockets import open_sockets
@@ -55,7 +56,8 @@ IGNORED_SIGNALS = (  # they would end us out of order, if nobody cared
 PR_SET_DUMPABLE = 4  # <linux/prctl.h>
 PR_SET_NAME = 15
 SYSLOG = Path("/dev/log")
-STDOUT, STDERR = 1, 2
+LOG_FILE = DIRECTORY / "wgpy.log"  # in the background, where nothing else takes the log
+STDOUT = 1
 # Descriptors: what it has open, netlink requests and a few clients of wg; what each worker adds,
 # and another pair of sockets for the time of a change of port.
 DESCRIPTORS, DESCRIPTORS_PER_WORKER = 32, 6
@@ -73,7 +75,8 @@ class Options:
 
     interface: str
     foreground: bool = False
-    log_level: int = logging.ERROR
+    log_level: int = NOTICE
+    keep_stderr: bool = False  # in the background too, to log there if there is no syslog
     aead: str | None = None  # None: the fastest
     tun_fd: int | None = None  # an open TUN queue to use
     uapi_fd: int | None = None  # a listening socket to use
@@ -112,29 +115,32 @@ def run(options: Options) -> None:
     libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)  # no keys in core files
     libc.prctl(PR_SET_NAME, b"wgpy", 0, 0, 0)  # for ps(1), which would say python3
     with contextlib.ExitStack() as stack:
+        log = stack.enter_context(contextlib.closing(Log(options.interface, options.log_level)))
+        notify_socket = options.notify_socket if options.foreground else None
+        notifier = stack.enter_context(contextlib.closing(Notifier(notify_socket)))
         tun = stack.enter_context(contextlib.closing(_open_tun(options)))
         link = stack.enter_context(contextlib.closing(_open_link(tun)))
         listener = stack.enter_context(_open_uapi(link.name, options))
         file = _socket_file(listener)
         if file is not None:
             stack.callback(file.remove)
+        report: Callable[[bytes], None] | None = None
         if options.foreground:
-            _log_to_stderr(options)
-            notifier = Notifier(options.notify_socket)
+            sink = foreground_sink(options.journal_stream)
             on_ready = partial(notifier.ready, f"serving {link.name}")
-            try:
-                asyncio.run(_serve(options, tun, link, listener, file, on_ready, notifier.stopping))
-            except OSError as error:
-                raise StartError(_reason(error)) from error
-            return
-        report = _go_to_background(inherited)
-        _log_to_syslog(options)
-        try:
+        else:
+            sink = _choose_log(options)
+            report = _go_to_background(inherited, keep_stderr=_uses_stderr(sink, options))
             on_ready = partial(report, READY)
-            asyncio.run(_serve(options, tun, link, listener, file, on_ready, lambda _: None))
+        try:
+            log.start(sink)
+            asyncio.run(_serve(options, tun, link, listener, file, on_ready, notifier.stopping))
         except Exception as error:
-            _log.exception("failed")
-            report(_reason(error).encode())
+            expected = isinstance(error, (StartError, OSError))
+            if report is not None or not expected:
+                _log.error("failed: %s", _reason(error), exc_info=not expected)
+            if report is not None:
+                report(_reason(error).encode())
             raise StartError(_reason(error)) from error
 
 
@@ -197,7 +203,7 @@ async def _serve(
             stack.enter_context(contextlib.closing(SocketWatch(file, removed)))
             stack.callback(file.remove)  # first, for a successor may be waiting for the name
         on_ready()
-        _log.info("ready: AEAD %s, workers %d, TUN %s", plane.aead, workers, tun.features)
+        _log.log(NOTICE, "ready: AEAD %s, workers %d, TUN %s", plane.aead, workers, tun.features)
         try:
             reason = await end
         except LinkDeletedError:
@@ -206,7 +212,7 @@ async def _serve(
             on_end(str(error))
             raise
         on_end(reason)
-        _log.info("ends: %s", reason)
+        _log.log(NOTICE, "ends: %s", reason)
 
 
 def _on_plane_event(plane: Plane, device: Device, end: "asyncio.Future[str]") -> None:
@@ -363,11 +369,13 @@ def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _go_to_background(inherited: list[int]) -> Callable[[bytes], None]:
+def _go_to_background(
+    inherited: list[int], *, keep_stderr: bool = False
+) -> Callable[[bytes], None]:
     """Returns, in the daemon, the way to report READY or why there was none, once.
 
     The calling process ends in here with the daemon's first report.  The daemon belongs to no
-    terminal or session and keeps nothing of the caller's open.
+    terminal or session and keeps nothing of the caller's open, but stderr if that is asked for.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -382,7 +390,7 @@ def _go_to_background(inherited: list[int]) -> Callable[[bytes], None]:
         os._exit(0)  # a session leader could get a terminal
     os.chdir("/")
     null = os.open(os.devnull, os.O_RDWR)
-    for fd in (0, 1, 2):
+    for fd in (0, 1) if keep_stderr else (0, 1, 2):
         os.dup2(null, fd)
     for fd in (null, *inherited):
         os.close(fd)
@@ -407,36 +415,19 @@ def _leave_when_ready(child: int, read_fd: int) -> NoReturn:
         if message == READY:
             status = 0
         else:
-            print(f"wgpy: {message.decode() or 'ended before it was ready'}", file=sys.stderr)
-            sys.stderr.flush()
+            say(f"wgpy: {message.decode() or 'ended before it was ready'}")
     finally:
         os._exit(status)
 
 
-def _log_to_stderr(options: Options) -> None:
-    handler = logging.StreamHandler()
-    if goes_to_journal(STDERR, options.journal_stream):
-        _log_to(handler, JournalFormatter, "%(message)s", options)
-    else:
-        _log_to(handler, logging.Formatter, "%(asctime)s %(levelname)s %(message)s", options)
+def _choose_log(options: Options) -> Sink:
+    """Where the daemon in the background logs; without any such place the caller is told."""
+    try:
+        return background_sink(SYSLOG, LOG_FILE, stderr=options.keep_stderr)
+    except OSError as error:
+        print(f"wgpy: nothing is logged: {error.filename}: {error.strerror}", file=sys.stderr)
+        return foreground_sink("")  # which is /dev/null then
 
 
-def _log_to_syslog(options: Options) -> None:
-    if not SYSLOG.exists():
-        logging.disable()
-        return
-    from logging.handlers import SysLogHandler  # slow to import
-
-    handler = SysLogHandler(str(SYSLOG), SysLogHandler.LOG_DAEMON)
-    handler.ident = f"wgpy[{os.getpid()}]: "
-    _log_to(handler, logging.Formatter, "%(message)s", options)
-
-
-def _log_to(
-    handler: logging.Handler, formatter: type[logging.Formatter], form: str, options: Options
-) -> None:
-    form = form.replace("%(message)s", f"{options.interface}: %(message)s")
-    handler.setFormatter(formatter(form))
-    others = max(options.log_level, logging.WARNING)  # what libraries tell is for their makers
-    logging.basicConfig(handlers=[handler], level=others)
-    logging.getLogger("wgpy").setLevel(options.log_level)
+def _uses_stderr(sink: Sink, options: Options) -> bool:
+    return options.keep_stderr and isinstance(sink, Stream)

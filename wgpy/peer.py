@@ -20,6 +20,7 @@ from wgpy.config import ZERO_KEY, Endpoint, PeerSnapshot
 from wgpy.cookie import CookieGenerator
 from wgpy.dataplane.plane import Plane, Session
 from wgpy.errors import BadMessage
+from wgpy.log import NOTICE
 from wgpy.noise import (
     Initiation,
     InitiatorState,
@@ -75,6 +76,7 @@ class Peer:
         "_cookies",
         "_deadline_ns",
         "_gate_ns",
+        "_gave_up",
         "_greatest_timestamp",
         "_handle",
         "_initiator",
@@ -123,6 +125,7 @@ class Peer:
         self._wall_offset_ns = 0
         self._last_initiation_ns: int | None = None
         self._gate_ns = 0
+        self._gave_up = False  # since the last session; said once, or silent peers would fill logs
         self._timers = Timers(around.randbelow)
         self._deadline_ns: int | None = None
         self._handle: Handle | None = None
@@ -347,6 +350,7 @@ class Peer:
 
     def _complete_handshake(self) -> None:
         _logger.debug("%s: session established", self)
+        self._gave_up = False
         self.last_handshake_ns = max(NS_PER_S, self._around.wall_clock())  # wg knows none before
         self._timers.handshake_complete()
 
@@ -396,7 +400,9 @@ class Peer:
             case Action.POSTPONED_HANDSHAKE:
                 self._initiate_or_postpone(now_ns)
             case Action.GIVE_UP_HANDSHAKE:
-                _logger.debug("%s: no answer to any initiation, giving up", self)
+                level = logging.DEBUG if self._gave_up else NOTICE
+                _logger.log(level, "%s: no answer to any initiation, gave up", self)
+                self._gave_up = True
                 self._plane.drop_staged(self.slot)
 
     def _initiate_or_postpone(self, now_ns: int) -> None:

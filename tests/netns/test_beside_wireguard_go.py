@@ -4,11 +4,15 @@ The wireguard-go is the one that is installed (Debian's).  A row in which it cau
 and the table is to be corrected then.
 """
 
+import os
 import shutil
+import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
-from netns.lab import Side, ask, eventually, ping, taken
+from netns.lab import ENVIRONMENT, SOCKETS, Side, ask, eventually, ping, taken
+from netns.test_logs import with_log
 
 pytestmark = pytest.mark.skipif(
     shutil.which("wireguard-go") is None, reason="not installed: wireguard-go"
@@ -109,3 +113,45 @@ def test_a_socket_directory_that_others_can_write_is_refused_or_used(
     right.host.run("sh", "-ec", script, right.interface, "wireguard-go")
     assert right.host.has_interface(right.interface)
     right.host.run("ip", "link", "delete", right.interface)
+
+
+def test_a_log_that_nobody_reads_holds_up_nothing_or_the_end(sides: tuple[Side, Side]) -> None:
+    def ends(side: Side, program: str) -> bool:
+        """With a pipe for the log that is full."""
+        reader, writer = os.pipe()
+        command = side.host.argv("env", "LOG_LEVEL=verbose", program, "-f", side.interface)
+        process = subprocess.Popen(command, stdout=writer, stderr=writer, env=ENVIRONMENT)
+        eventually(side.socket.exists, f"{program}'s socket")
+        os.set_blocking(writer, False)
+        with suppress(BlockingIOError):
+            while True:
+                os.write(writer, bytes(4096))
+        os.set_blocking(writer, True)
+        side.host.run("ip", "link", "set", side.interface, "up")
+        process.terminate()
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            return False
+        finally:
+            process.kill()
+            process.wait()
+            os.close(reader)
+            os.close(writer)
+        return True
+
+    assert ends(sides[0], "wgpy")
+    assert not ends(sides[1], "wireguard-go")
+
+
+def test_in_the_background_without_a_syslog_it_says_what_is_wrong_or_nothing(
+    sides: tuple[Side, Side],
+) -> None:
+    left, right = sides
+    left.host.run(*with_log("", "wgpy", left.interface))
+    right.host.run(*with_log("", "wireguard-go", right.interface))
+    for side in sides:
+        side.host.run("ip", "link", "delete", side.interface)
+    text = (SOCKETS / "wgpy.log").read_text()
+    assert f"{left.interface}: ready" in text
+    assert right.interface not in text

@@ -81,7 +81,7 @@ def test_wg_show_and_handshakes_work_whatever_it_shows(
 ) -> None:
     left, right = sides
     clock = Clock(tmp_path)
-    left.host.run(*clock.wrapper, "LOG_LEVEL=debug", "wgpy", left.interface)
+    left.host.run(*clock.wrapper, "wgpy", left.interface)
     right.host.run("wgpy", right.interface)
     left.configure(left.settings(right))
     right.configure(right.settings(left))

@@ -101,7 +101,8 @@ def test_the_daemon_is_the_main_process_of_a_container(sides: tuple[Side, Side])
     left, right = sides
     right.host.run("wgpy", right.interface)
     right.configure(right.settings(left))
-    with container(left.host, "wgpy", "-f", left.interface) as main:
+    command = "env", "LOG_LEVEL=error", "wgpy", "-f", left.interface
+    with container(left.host, *command) as main:
         eventually(left.socket.exists, "the socket")
         left.configure(left.settings(right))
         ping(left.host, right.inner4)

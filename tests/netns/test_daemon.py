@@ -160,7 +160,7 @@ def test_offloads_can_be_switched_off(sides: tuple[Side, Side], off: str) -> Non
 
 def test_variables_of_other_implementations_do_no_harm(sides: tuple[Side, Side]) -> None:
     side = sides[0]
-    theirs = "WG_SUDO=1", "WG_THREADS=4", "LOG_LEVEL=nonsense", "WG_PROCESS_FOREGROUND=0"
+    theirs = "WG_SUDO=1", "WG_THREADS=4", "WG_PROCESS_FOREGROUND=0"
     side.host.run("env", *theirs, "wgpy", side.interface)
     assert side.host.run("wg", "show", side.interface, "fwmark") == "off\n"
 
@@ -254,7 +254,7 @@ def test_in_the_foreground_a_deleted_interface_is_an_end_in_order(
     sides: tuple[Side, Side], state: str
 ) -> None:
     side = sides[0]
-    process = side.host.popen("wgpy", "-f", side.interface)
+    process = side.host.popen("env", "LOG_LEVEL=error", "wgpy", "-f", side.interface)
     eventually(side.socket.exists, "the socket")
     side.host.run("ip", "link", "set", side.interface, state)
     side.host.run("ip", "link", "delete", side.interface)
@@ -265,7 +265,8 @@ def test_in_the_foreground_a_deleted_interface_is_an_end_in_order(
 
 def test_in_the_foreground_a_data_thread_that_dies_is_a_failure(sides: tuple[Side, Side]) -> None:
     left, right = sides
-    process = left.host.popen(sys.executable, "-c", LOSE_TUN, "-f", left.interface)
+    command = sys.executable, "-c", LOSE_TUN, "-f", left.interface
+    process = left.host.popen("env", "LOG_LEVEL=error", *command)
     eventually(left.socket.exists, "the socket")
     left.configure(left.settings(right))
     process.send_signal(signal.SIGWINCH)

@@ -53,7 +53,9 @@ def test_none_of_ours_becomes_a_standard_stream_that_was_closed(
 def test_in_the_foreground_neither(sides: tuple[Side, Side], closed: str) -> None:
     side = sides[0]
     closing = " ".join(f"{fd}>&-" for fd in closed)
-    process = side.host.popen("sh", "-c", f"exec {closing}; exec wgpy -f {side.interface}")
+    process = side.host.popen(
+        "sh", "-c", f"exec {closing}; LOG_LEVEL=error exec wgpy -f {side.interface}"
+    )
     eventually(side.socket.exists, "the socket")
     for fd in closed:
         assert os.readlink(f"/proc/{process.pid}/fd/{fd}") == os.devnull

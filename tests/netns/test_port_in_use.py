@@ -4,7 +4,7 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
-from netns.lab import Side, eventually, ping, taken
+from netns.lab import Side, ping, taken
 
 
 @pytest.fixture
@@ -12,7 +12,7 @@ def logging(sides: tuple[Side, Side]) -> Iterator[subprocess.Popen[str]]:
     """The left daemon, in the foreground, at the default level.  The right one runs too."""
     left, right = sides
     process = left.host.popen("wgpy", "-f", left.interface)
-    eventually(left.socket.exists, "the socket")
+    assert "ready" in next_line(process)
     right.host.run("wgpy", right.interface)
     right.configure(right.settings(left))
     yield process

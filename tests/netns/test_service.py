@@ -88,8 +88,8 @@ def test_the_journal_gets_priorities_and_no_times(side: Side, tmp_path: Path) ->
     assert service.hears().startswith("READY")
     assert service.close() == ""
     ready, ends = log.read_text().splitlines()
-    assert ready.startswith(f"<6>{side.interface}: ready: ")
-    assert ends == f"<6>{side.interface}: ends: SIGTERM"
+    assert ready.startswith(f"<5>{side.interface}: ready: ")
+    assert ends == f"<5>{side.interface}: ends: SIGTERM"
 
 
 def test_what_is_not_the_journals_gets_times(side: Side, tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_what_is_not_the_journals_gets_times(side: Side, tmp_path: Path) -> None
     service = Service(side, str(tmp_path / "notify"), *command)
     assert service.hears().startswith("READY")
     for line in service.close().splitlines():
-        assert re.match(rf"[-\d]+ [:,\d]+ INFO {side.interface}: ", line)
+        assert re.match(rf"[-\d]+ [:,\d]+ NOTICE {side.interface}: ", line)
 
 
 # ---- the unit ------------------------------------------------------------------------------------
