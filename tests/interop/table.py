@@ -1,9 +1,9 @@
 """Writes docs/interop.md: how wgpy and other implementations get on, out of recorded test runs.
 
-usage: scripts/interop-table DIRECTORY
+usage: scripts/interop-table [DIRECTORY]
 
-DIRECTORY is what WGPY_INTEROP_RESULTS was when tests/interop ran: it has one or two files for each
-peer, of what was done on the host and in the virtual machine.
+DIRECTORY is what WGPY_INTEROP_RESULTS was when tests/interop ran, by default that of scripts/test:
+it has one or two files for each peer, of what was done on the host and in the virtual machine.
 """
 
 import json
@@ -11,25 +11,28 @@ import sys
 from pathlib import Path
 from typing import Any
 
-TABLE = Path(__file__).parents[2] / "docs" / "interop.md"
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "build" / "interop"
+TABLE = ROOT / "docs" / "interop.md"
 PEERS = {"kernel": "Linux kernel", "wireguard-go": "wireguard-go"}
 WEIGHT = {"failed": 2, "passed": 1}  # any other outcome is the reason of a skip
 HEAD = """\
 # Interoperability
 
-What the tests in `tests/interop` found, by the implementation that wgpy met.  `scripts/test` writes
-this page with `scripts/interop-table`; it is not for editing.  In the details of a case, "peer" is
+What the tests in `tests/interop` found, by the implementation that wgpy met.  Not for editing:
+`scripts/interop-table` writes this page after `scripts/test`.  In the details of a case, "peer" is
 the other implementation.  What the host's kernel lacks is done in a virtual machine.
 """
 
 
 def main() -> int:
     """Returns the exit status."""
-    if len(sys.argv) != 2 or sys.argv[1] in ("-h", "--help"):
+    if len(sys.argv) > 2 or sys.argv[1:] in (["-h"], ["--help"]):
         print(__doc__.strip(), file=sys.stderr)
         return 2
+    directory = Path(sys.argv[1]) if sys.argv[1:] else RESULTS
     try:
-        results = [result for peer in PEERS for result in recorded(Path(sys.argv[1]), peer)]
+        results = [result for peer in PEERS for result in recorded(directory, peer)]
     except FileNotFoundError as error:
         print(f"interop-table: {error}", file=sys.stderr)
         return 1

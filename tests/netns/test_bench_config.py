@@ -18,7 +18,7 @@ def test_it_measures_every_figure_and_leaves_nothing(tmp_path: Path) -> None:
     venv = tmp_path / "venv"
     (venv / "bin").mkdir(parents=True)
     python = venv / "bin" / "python"
-    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     python.chmod(0o755)
     bench = tmp_path / "bench"  # alone: the wgpy beside it is not the one that is installed
     bench.symlink_to(ROOT / "bench")

@@ -73,7 +73,7 @@ def test_in_the_background_it_does_not_speak_for_the_service_that_called_it(
 ) -> None:
     name = str(tmp_path / "notify")
     last_word = f"import socket; socket.socket(1, 2).sendto(b'STOPPING', {name!r})"
-    calls = f'wgpy {side.interface}; ip link delete {side.interface}; {sys.executable} -c "$0"'
+    calls = f'wgpy {side.interface}; ip link delete {side.interface}; "{sys.executable}" -c "$0"'
     service = Service(side, name, "sh", "-c", calls, last_word)
     assert service.hears() == "STOPPING"
     assert service.hears() == "0"
@@ -175,7 +175,8 @@ def test_without_a_configuration_file_it_starts_an_empty_interface(side: Side) -
     shutil.which("systemd-analyze") is None, reason="not installed: systemd-analyze"
 )
 def test_systemd_understands_it(side: Side, tmp_path: Path) -> None:
-    wgpy = shutil.which("wgpy", path=ENVIRONMENT["PATH"])
+    wgpy = tmp_path / "wgpy"  # a path without blanks
+    wgpy.symlink_to(str(shutil.which("wgpy", path=ENVIRONMENT["PATH"])))
     unit = tmp_path / "wgpy@wg0.service"
     unit.write_text(UNIT.read_text().replace("ExecStart=wgpy", f"ExecStart={wgpy}"))
     done = subprocess.run(

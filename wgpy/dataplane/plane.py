@@ -4,15 +4,25 @@ import errno
 import os
 import signal
 import struct
+import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntFlag
+from pathlib import Path
 from socket import AF_INET, AF_INET6
 from typing import Any, Final
 
 from wgpy.config import KEY_LEN, AllowedIP, Endpoint
-from wgpy.dataplane._core import ffi, lib
+
+try:
+    from wgpy.dataplane._core import ffi, lib
+except ModuleNotFoundError as error:
+    raise ImportError(
+        f"{Path(__file__).parents[2]} is a checkout of wgpy in which nothing is built for this "
+        f"Python ({sys.version.split()[0]}): either `pip install -e` it, or let Python look "
+        "elsewhere for the wgpy that is installed (another working directory, or `python -P`)"
+    ) from error
 
 # Specification constants; api.h is their home and names the sections.
 REKEY_AFTER_TIME_S: Final[int] = lib.WG_REKEY_AFTER_TIME_S
