@@ -1,0 +1,131 @@
+"""README and manual page, typed as they are written by somebody who has nothing of wgpy yet.
+
+The root directory is this host's, but for wgpy: a layer on top takes all that is written, and is
+gone with the mount namespace.  Every block of commands runs in a network namespace of its own.
+"""
+
+import base64
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+NOT_CLONED = (".*", "build", "dist", "*.egg-info", "*.so", "*.o", "_core.c", "__pycache__")
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+KEY = base64.b64encode(bytes(range(32))).decode()
+CONFIG = f"[Interface]\nPrivateKey = {KEY}\nListenPort = 51820\nAddress = 10.0.0.1/24\n"
+NOT_APT = re.compile(r"^apt-get .*\n", re.MULTILINE)
+
+# argv: checkout, file of the commands, time to stop them after.
+FRESH_ROOT = r"""
+set -e
+layer=$(mktemp -d)
+trap 'umount --recursive --lazy "$layer"; rmdir "$layer"' EXIT
+mount -t tmpfs layer "$layer"
+root=$layer/root
+mkdir "$layer/upper" "$layer/work" "$root"
+mount -t overlay -o "lowerdir=/,upperdir=$layer/upper,workdir=$layer/work" root "$root"
+for directory in proc sys dev; do mount --rbind "/$directory" "$root/$directory"; done
+mount -t tmpfs -o mode=755 run "$root/run"
+mount -t tmpfs -o mode=1777 tmp "$root/tmp"
+cp -L --remove-destination /etc/resolv.conf "$root/etc/resolv.conf"
+mkdir -p "$root/etc/wireguard" "$root/tmp/wgpy"
+(umask 077; printf '%s' "$CONFIG" >"$root/etc/wireguard/wg0.conf")
+cp -a "$1"/* "$root/tmp/wgpy"
+cp "$2" "$root/tmp/commands"
+chroot "$root" bash -ec 'cd /tmp/wgpy; . /tmp/commands'
+"""
+# What every block of commands runs in: nothing is left of the one before.
+BLOCK = """
+cat >/tmp/block <<'WRITTEN'
+{written}
+WRITTEN
+echo "-- block {number}"
+timeout -k 5 60 unshare --net bash -ec 'ip link set lo up; . /tmp/block'
+for ((attempt = 0; attempt < 100; attempt++)); do
+    [ -e /run/wireguard/wg0.sock ] || break
+    sleep 0.05
+done
+[ ! -e /run/wireguard/wg0.sock ]
+"""
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What somebody has who cloned the repository: nothing is built."""
+    copy = tmp_path_factory.mktemp("clone") / "wgpy"
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*NOT_CLONED))
+    return copy
+
+
+def readme_blocks() -> list[str]:
+    """Those that use wgpy; scripts are for developers."""
+    blocks = re.findall(r"^```sh\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.M)
+    return [block for block in blocks if "scripts/" not in block]
+
+
+def manual_blocks() -> list[str]:
+    examples = (ROOT / "man" / "wgpy.8").read_text().partition(".Sh EXAMPLES")[2]
+    examples = examples.partition("\n.Sh ")[0]
+    return re.findall(r"^\.Bd -literal[^\n]*\n(.*?)^\.Ed$", examples, re.DOTALL | re.MULTILINE)
+
+
+def ended(written: str) -> str:
+    """A block and what ends the interface, if it does not do so itself; -f stays till a signal."""
+    if " -f " in written:
+        until = "until [ -e /run/wireguard/wg0.sock ]; do sleep 0.05; done"
+        return f"env {written.strip()} & {until}; kill $!; wait $!"
+    if "link delete wg0" in written:
+        return written
+    if "netns container" in written:
+        return f"{written}\nip -n container link delete wg0; ip netns delete container"
+    return f"{written}\nip link delete wg0"
+
+
+def test_the_documents_hold_the_commands_that_are_tried() -> None:
+    assert [block.split()[0] for block in readme_blocks()] == ["apt-get", "wgpy"]
+    assert len(manual_blocks()) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not Path("/usr/bin/python3").exists(), reason="Debian's Python is not in /usr/bin"
+)
+def test_what_is_written_can_be_typed(checkout: Path, tmp_path: Path) -> None:
+    install, by_hand = readme_blocks()
+    *installation, first_use = NOT_APT.sub("", install).strip().splitlines()
+    blocks = [first_use, by_hand, *manual_blocks()]
+    commands = tmp_path / "commands"
+    commands.write_text(
+        "\n".join(
+            [
+                *installation,
+                *(
+                    BLOCK.format(written=ended(block), number=number)
+                    for number, block in enumerate(blocks)
+                ),
+                "man -w wgpy || ls -L /usr/local/share/man/man8/wgpy.8",
+            ]
+        )
+    )
+    private = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    done = subprocess.run(
+        [*private, "bash", "-c", FRESH_ROOT, "bash", checkout, commands],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=400,
+        env={
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("WG", "PYTHON"))
+        }
+        | {"PATH": PATH, "CONFIG": CONFIG},
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
