@@ -15,7 +15,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -235,7 +235,7 @@ def header(argv: Sequence[str]) -> dict[str, str]:
     """What one has to know to judge the figures."""
     switches = [f"{name}={value}" for name, value in os.environ.items() if name[:5] == "WGPY_"]
     return {
-        "date": datetime.now(UTC).date().isoformat(),
+        "date": datetime.now(timezone.utc).date().isoformat(),
         "command": f"`{shlex.join([*switches, 'scripts/bench', *argv])}`",
         "kernel": f"Linux {platform.release()} {platform.machine()}",
         "processor": f"{cpu_model()}, {os.cpu_count()} cores",

@@ -9,11 +9,13 @@
 #   wgpy_need_packages PKG...    installs the Debian packages that are missing (nothing to do: about
 #                                10 ms, no network).  Root or sudo; otherwise says what is missing
 #                                and exits.  On other systems it only names them and goes on.
-#   wgpy_need_python             python3 >= 3.11 that can make virtual environments and compile
+#   wgpy_need_python             python3 >= 3.10 that can make virtual environments and compile
 #                                extensions; makes $ROOT/.venv if need be and sets VENV to it
 #   wgpy_need_venv               all that it takes to run wgpy: WGPY_BUILD_PACKAGES, wgpy_need_python
 #                                and `pip install -e .` (again when C or the packaging changed; a
 #                                changed .py counts at once).  Afterwards $VENV/bin/wgpy works.
+#   wgpy_find_python VERSION     the path of a python of that version (3.13): of PATH, or one that
+#                                pyenv installed; fails if there is none
 # Package lists, for wgpy_need_packages (words; expand unquoted): WGPY_BUILD_PACKAGES to compile,
 # WGPY_RUN_PACKAGES to use wgpy with wg and wg-quick, WGPY_TEST_PACKAGES for the whole test suite.
 
@@ -82,8 +84,8 @@ wgpy_need_packages()
 wgpy_need_python()
 {
     command -v python3 >/dev/null || wgpy_need_packages python3
-    python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
-        wgpy_die "python3 is older than 3.11"
+    python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
+        wgpy_die "python3 is older than 3.10"
     python3 -c 'import ensurepip, venv' 2>/dev/null || wgpy_need_packages python3-venv
     python3 -c 'import os, sysconfig
 raise SystemExit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' ||
@@ -92,6 +94,19 @@ raise SystemExit(not os.path.exists(sysconfig.get_path("include") + "/Python.h")
     if ! "$VENV/bin/python" -c 'import pip' 2>/dev/null; then
         python3 -m venv --clear "$VENV" || wgpy_die "python3 -m venv failed"
     fi
+}
+
+wgpy_find_python() # VERSION
+{
+    local found
+    for found in "python$1" "${PYENV_ROOT:-$HOME/.pyenv}/versions/$1".*/bin/python; do
+        if "$found" -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] != sys.argv[1])' "$1" \
+            2>/dev/null; then
+            command -v -- "$found"
+            return
+        fi
+    done
+    return 1
 }
 
 # What is compiled or read by the installer; everything else is live in an editable install.

@@ -128,17 +128,19 @@ def test_a_suspicion_makes_it_look() -> None:
     fake = FakePaths([Endpoint(LOOPBACK[4], 9)])
 
     async def until_judged() -> None:
+        while not fake.looped:
+            await asyncio.sleep(0.001)
+
+    async def scenario() -> None:
         watch = RouteWatch(fake, lambda: INTERFACE)
         running = asyncio.create_task(watch.run())
         for _ in range(2):
             fake.looped.clear()
             watch.suspect()
-            async with asyncio.timeout(10):
-                while not fake.looped:
-                    await asyncio.sleep(0.001)
+            await asyncio.wait_for(until_judged(), 10)
         running.cancel()
 
-    asyncio.run(until_judged())
+    asyncio.run(scenario())
     assert fake.looped == {0: True}
 
 

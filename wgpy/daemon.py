@@ -49,7 +49,7 @@ IGNORED_SIGNALS = (  # they would end us out of order, if nobody cared
     signal.SIGPIPE,
     signal.SIGIO,
     signal.SIGPWR,
-    signal.SIGSTKFLT,
+    getattr(signal, "SIGSTKFLT", 16),  # which Python 3.10 does not name
     signal.SIGXFSZ,
     *range(signal.SIGRTMIN, signal.SIGRTMAX + 1),
 )

@@ -6,7 +6,7 @@ Nothing here shares arithmetic with the C code: the checksum is a remainder of o
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any
 
 from wgpy.dataplane._core import ffi, lib
 
@@ -142,7 +142,7 @@ class Packet:
         value = checksum(self.pseudo_header(len(transport)) + transport)
         return self.with_checksum(value or (65535 if self.protocol == UDP else 0))
 
-    def neutral(self) -> Self:
+    def neutral(self) -> "Packet":
         """With the last two bytes of payload such that the checksum computes to 0."""
         payload = self.payload[:-2]
         transport = replace(self, payload=payload + b"\0\0").transport()
@@ -168,7 +168,7 @@ class Packet:
         }
         return vnet(**fields | changes) + self.unfinished()
 
-    def segments(self, size: int) -> list[Self]:
+    def segments(self, size: int) -> "list[Packet]":
         """The packets that a super-packet stands for."""
         starts = range(0, len(self.payload), size)
         return [

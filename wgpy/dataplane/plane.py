@@ -68,7 +68,7 @@ class Feature(IntFlag):
 
     def __str__(self) -> str:
         """Their names, for the log."""
-        return " ".join(str(feature.name) for feature in self) or "none"
+        return " ".join(str(one.name) for one in Feature if one in self) or "none"
 
 
 @dataclass(frozen=True, slots=True)
