@@ -301,8 +301,8 @@ def test_a_client_that_does_not_read_for_long_is_dropped(
     async def test(connect: Connect) -> None:
         deaf = await connect()
         deaf.stop_reading()
-        await deaf.send(GET)
         with logged_events() as logged:
+            await deaf.send(GET)
             assert await logged.get() == "dropped a client that does not read"
         deaf.read_again()
         assert not (await deaf.reader.read()).endswith(OK)
