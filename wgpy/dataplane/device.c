@@ -160,11 +160,6 @@ void wg_device_stop(wg_device *device)
 
 /* ---- peers: add and remove ------------------------------------------------------------------- */
 
-struct wg_peer *wg_peer_find(wg_device *device, uint32_t slot)
-{
-    return slot < device->slots ? device->peers[slot] : NULL;
-}
-
 static int peers_grow(wg_device *device)
 {
     uint32_t slots = device->slots ? 2 * device->slots : PEERS_MIN;

@@ -275,6 +275,12 @@ struct wg_device {
     } counters;
 };
 
+/* Either side of tables; NULL: the slot is free. */
+static inline struct wg_peer *wg_peer_find(const wg_device *device, uint32_t slot)
+{
+    return slot < device->slots ? device->peers[slot] : NULL;
+}
+
 #define wg_count(device, field, n)                                                                 \
     atomic_fetch_add_explicit(                                                                     \
         &(device)->counters.value[offsetof(wg_counters, field) / sizeof(uint64_t)], (n),           \
@@ -283,7 +289,6 @@ struct wg_device {
 /* ---- device.c -----------------------------------------------------------------------------------
  */
 
-struct wg_peer *wg_peer_find(wg_device *device, uint32_t slot); /* either side; NULL: free */
 /* Stamps (6.1-6.5): data is whether the message carried a payload. Raise TIMER_ARMED if due. */
 void wg_peer_stamp_sent(struct wg_peer *peer, uint64_t bytes, bool data, uint64_t now_ns);
 void wg_peer_stamp_received(struct wg_peer *peer, uint64_t bytes, bool data, uint64_t now_ns);
