@@ -157,11 +157,6 @@ static void secret_renew(wg_device *device, uint64_t now_ns)
 
 /* ---- checking a message ---------------------------------------------------------------------- */
 
-size_t wg_endpoint_address_length(const wg_endpoint *endpoint)
-{
-    return endpoint->family == AF_INET ? 4 : 16;
-}
-
 /* 5.4.7: a MAC of the source's address and port. */
 static bool cookie_make(struct wg_cookie_checker *checker, const uint8_t *secret,
                         const wg_endpoint *source, uint8_t *cookie)

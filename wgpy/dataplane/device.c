@@ -264,34 +264,14 @@ wg_endpoint wg_peer_endpoint(struct wg_peer *peer)
     return endpoint;
 }
 
-void wg_endpoint_clear_source(wg_endpoint *endpoint)
-{
-    memset(endpoint->source, 0, sizeof(endpoint->source));
-    endpoint->source_ifindex = 0;
-    endpoint->source_refused = 0;
-}
-
-static bool is_same_path(const wg_endpoint *a, const wg_endpoint *b)
-{
-    return a->family == b->family && a->source_ifindex == b->source_ifindex &&
-           memcmp(a->addr, b->addr, sizeof(a->addr)) == 0 &&
-           memcmp(a->source, b->source, sizeof(a->source)) == 0;
-}
-
-static bool is_same_address(const wg_endpoint *a, const wg_endpoint *b)
-{
-    return a->family == b->family && a->port == b->port && a->scope_id == b->scope_id &&
-           memcmp(a->addr, b->addr, sizeof(a->addr)) == 0;
-}
-
 void wg_peer_roam(struct wg_peer *peer, const wg_endpoint *source)
 {
     wg_endpoint endpoint = *source;
 
     pthread_spin_lock(&peer->endpoint_lock);
-    if (is_same_path(&endpoint, &peer->endpoint))
+    if (wg_endpoint_is_same_path(&endpoint, &peer->endpoint))
         endpoint.source_refused = peer->endpoint.source_refused;
-    if (is_same_address(&endpoint, &peer->endpoint))
+    if (wg_endpoint_is_same_address(&endpoint, &peer->endpoint))
         endpoint.looped = peer->endpoint.looped;
     if (memcmp(&peer->endpoint, &endpoint, sizeof(endpoint)) != 0)
         peer->endpoint = endpoint;
@@ -329,7 +309,7 @@ int wg_peer_judge_path(wg_device *device, uint32_t slot, const wg_endpoint *path
     if (!peer)
         return -ENOENT;
     pthread_spin_lock(&peer->endpoint_lock);
-    if (is_same_path(&peer->endpoint, path))
+    if (wg_endpoint_is_same_path(&peer->endpoint, path))
         peer->endpoint.source_refused = !holds;
     pthread_spin_unlock(&peer->endpoint_lock);
     return 0;
@@ -342,7 +322,7 @@ int wg_peer_judge_loop(wg_device *device, uint32_t slot, const wg_endpoint *endp
     if (!peer)
         return -ENOENT;
     pthread_spin_lock(&peer->endpoint_lock);
-    if (is_same_address(&peer->endpoint, endpoint))
+    if (wg_endpoint_is_same_address(&peer->endpoint, endpoint))
         peer->endpoint.looped = looped != 0;
     pthread_spin_unlock(&peer->endpoint_lock);
     return 0;

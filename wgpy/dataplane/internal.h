@@ -71,6 +71,21 @@ static inline uint64_t wg_load_le64(const uint8_t *p)
 static inline void wg_store_le32(uint8_t *p, uint32_t v) { memcpy(p, &v, 4); }
 static inline void wg_store_le64(uint8_t *p, uint64_t v) { memcpy(p, &v, 8); }
 
+/* ---- endpoint.c: outside addresses --------------------------------------------------------------
+ */
+
+size_t wg_endpoint_address_length(const wg_endpoint *endpoint); /* bytes: 4 or 16 */
+/* To one host, by one address of ours: the port may differ. */
+bool wg_endpoint_is_same_path(const wg_endpoint *a, const wg_endpoint *b);
+bool wg_endpoint_is_same_address(const wg_endpoint *a,
+                                 const wg_endpoint *b);   /* and the same port */
+bool wg_endpoint_has_source(const wg_endpoint *endpoint); /* that may be sent from */
+void wg_endpoint_clear_source(wg_endpoint *endpoint);
+static inline bool wg_endpoint_is_sendable(const wg_endpoint *endpoint)
+{
+    return endpoint->family && !endpoint->looped;
+}
+
 /* ---- aead.c: ChaCha20-Poly1305 from a kept library ------------------------------------------- */
 
 struct wg_aead_backend; /* one library: a table of functions, private to aead.c */
@@ -294,11 +309,6 @@ void wg_peer_stamp_sent(struct wg_peer *peer, uint64_t bytes, bool data, uint64_
 void wg_peer_stamp_received(struct wg_peer *peer, uint64_t bytes, bool data, uint64_t now_ns);
 void wg_peer_roam(struct wg_peer *peer, const wg_endpoint *source); /* set if different */
 wg_endpoint wg_peer_endpoint(struct wg_peer *peer);
-void wg_endpoint_clear_source(wg_endpoint *endpoint);
-static inline bool wg_endpoint_is_sendable(const wg_endpoint *endpoint)
-{
-    return endpoint->family && !endpoint->looped;
-}
 /* WANT_HANDSHAKE, unless the gate is shut. */
 void wg_peer_ask_handshake(struct wg_peer *peer, uint64_t now_ns);
 
@@ -376,7 +386,6 @@ EVP_MAC_CTX *wg_mac_new(void);
 bool wg_mac_set_key(EVP_MAC_CTX *context, const uint8_t *key, size_t length);
 bool wg_mac_compute(EVP_MAC_CTX *context, const uint8_t *data, size_t length, uint8_t *mac);
 bool wg_random_fill(uint8_t *out, size_t length);
-size_t wg_endpoint_address_length(const wg_endpoint *endpoint); /* bytes: 4 or 16 */
 
 struct wg_cookie_checker; /* of one receive thread */
 struct wg_cookie_checker *wg_cookie_checker_new(wg_device *device, uint32_t worker);

@@ -94,12 +94,6 @@ static void endpoint_from_sockaddr(const union sockaddr_any *from, wg_endpoint *
     }
 }
 
-static bool endpoint_has_source(const wg_endpoint *endpoint)
-{
-    static const uint8_t none[16];
-    return !endpoint->source_refused && memcmp(endpoint->source, none, sizeof(none)) != 0;
-}
-
 /* ---- control messages ------------------------------------------------------------------------ */
 
 static struct cmsghdr *control_put(struct msghdr *msg, struct cmsghdr *at, int level, int type,
@@ -147,7 +141,7 @@ static void message_set_control(struct msghdr *msg, union control *control, cons
 
     msg->msg_control = control;
     msg->msg_controllen = 0;
-    if (endpoint_has_source(to))
+    if (wg_endpoint_has_source(to))
         at = control_put_source(msg, at, to);
     if (to->hops)
         at = control_put_hops(msg, at, to);
@@ -518,7 +512,7 @@ static bool run_send_without_source(wg_device *device, struct wg_udp_sender *sen
 {
     struct run other = *run;
 
-    if (!endpoint_has_source(&run->to) || !is_stale_source(*error))
+    if (!wg_endpoint_has_source(&run->to) || !is_stale_source(*error))
         return false;
     wg_endpoint_clear_source(&other.to);
     message_build(sender, i, &other, run->offset, run->length, run->count > 1 ? run->segment : 0);
@@ -668,7 +662,7 @@ int wg_message_send(wg_device *device, uint32_t slot, const wg_endpoint *to, con
     if (error)
         return error;
     error = message_send_once(device, &endpoint, data, length, tos);
-    if (error && endpoint_has_source(&endpoint) && is_stale_source(-error)) {
+    if (error && wg_endpoint_has_source(&endpoint) && is_stale_source(-error)) {
         wg_endpoint_clear_source(&endpoint);
         error = message_send_once(device, &endpoint, data, length, tos);
         if (!error && peer)
