@@ -9,14 +9,9 @@
  *
  * The library has no XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha): it is put together out of
  * ChaCha20 and ChaCha20-Poly1305, as wgpy/cookie.py does for the other side. */
-#include <errno.h>
-#include <openssl/core_names.h>
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
-#include <openssl/params.h>
 #include <stdlib.h>
-#include <sys/random.h>
-#include <sys/socket.h>
 
 #include "internal.h"
 
@@ -44,50 +39,6 @@ struct wg_cookie_checker {
     uint32_t wanted; /* entries of replies in use */
     struct wanted_reply replies[REPLIES_PER_BATCH];
 };
-
-/* ---- keyed BLAKE2s-128 ----------------------------------------------------------------------- */
-
-EVP_MAC_CTX *wg_mac_new(void)
-{
-    size_t size = WG_MAC_LEN;
-    OSSL_PARAM params[] = {OSSL_PARAM_construct_size_t(OSSL_MAC_PARAM_SIZE, &size),
-                           OSSL_PARAM_construct_end()};
-    EVP_MAC *mac = EVP_MAC_fetch(NULL, "BLAKE2SMAC", NULL);
-    EVP_MAC_CTX *context = mac ? EVP_MAC_CTX_new(mac) : NULL;
-
-    EVP_MAC_free(mac);
-    if (context && EVP_MAC_CTX_set_params(context, params))
-        return context;
-    EVP_MAC_CTX_free(context);
-    return NULL;
-}
-
-bool wg_mac_set_key(EVP_MAC_CTX *context, const uint8_t *key, size_t length)
-{
-    return EVP_MAC_init(context, key, length, NULL);
-}
-
-bool wg_mac_compute(EVP_MAC_CTX *context, const uint8_t *data, size_t length, uint8_t *mac)
-{
-    size_t size;
-
-    return EVP_MAC_init(context, NULL, 0, NULL) && EVP_MAC_update(context, data, length) &&
-           EVP_MAC_final(context, mac, &size, WG_MAC_LEN);
-}
-
-bool wg_random_fill(uint8_t *out, size_t length)
-{
-    while (length) {
-        ssize_t got = getrandom(out, length, 0);
-        if (got < 0 && errno != EINTR)
-            return false;
-        if (got > 0) {
-            out += got;
-            length -= (size_t)got;
-        }
-    }
-    return true;
-}
 
 /* ---- keys: from control to the checkers ------------------------------------------------------ */
 

@@ -86,6 +86,16 @@ static inline bool wg_endpoint_is_sendable(const wg_endpoint *endpoint)
     return endpoint->family && !endpoint->looped;
 }
 
+/* ---- mac.c: keyed BLAKE2s-128, randomness -------------------------------------------------------
+ */
+
+/* Keyed BLAKE2s-128 (Mac in 5.4).  set_key starts with another key of up to 32 bytes; compute is
+ * for the same key again and again. */
+EVP_MAC_CTX *wg_mac_new(void);
+bool wg_mac_set_key(EVP_MAC_CTX *context, const uint8_t *key, size_t length);
+bool wg_mac_compute(EVP_MAC_CTX *context, const uint8_t *data, size_t length, uint8_t *mac);
+bool wg_random_fill(uint8_t *out, size_t length);
+
 /* ---- aead.c: ChaCha20-Poly1305 from a kept library ------------------------------------------- */
 
 struct wg_aead_backend; /* one library: a table of functions, private to aead.c */
@@ -379,13 +389,6 @@ void wg_poll(struct pollfd *fds, uint32_t count, int timeout_ms);
 
 /* ---- cookie.c: what makes a handshake message worth an answer
  * ------------------------------------------------ */
-
-/* Keyed BLAKE2s-128 (Mac in 5.4).  set_key starts with another key of up to 32 bytes; compute is
- * for the same key again and again. */
-EVP_MAC_CTX *wg_mac_new(void);
-bool wg_mac_set_key(EVP_MAC_CTX *context, const uint8_t *key, size_t length);
-bool wg_mac_compute(EVP_MAC_CTX *context, const uint8_t *data, size_t length, uint8_t *mac);
-bool wg_random_fill(uint8_t *out, size_t length);
 
 struct wg_cookie_checker; /* of one receive thread */
 struct wg_cookie_checker *wg_cookie_checker_new(wg_device *device, uint32_t worker);
