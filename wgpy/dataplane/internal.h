@@ -311,7 +311,7 @@ static inline struct wg_peer *wg_peer_find(const wg_device *device, uint32_t slo
         &(device)->counters.value[offsetof(wg_counters, field) / sizeof(uint64_t)], (n),           \
         memory_order_relaxed)
 
-/* ---- device.c -----------------------------------------------------------------------------------
+/* ---- peer.c -----------------------------------------------------------------------------------
  */
 
 /* Stamps (6.1-6.5): data is whether the message carried a payload. Raise TIMER_ARMED if due. */

@@ -1,0 +1,201 @@
+/* What a peer knows of its traffic: where it is, stamps and counters, when control has to look. */
+#include <errno.h>
+#include <sys/socket.h>
+
+#include "internal.h"
+
+/* ---- endpoint -------------------------------------------------------------------------------- */
+
+wg_endpoint wg_peer_endpoint(struct wg_peer *peer)
+{
+    pthread_spin_lock(&peer->endpoint_lock);
+    wg_endpoint endpoint = peer->endpoint;
+    pthread_spin_unlock(&peer->endpoint_lock);
+    return endpoint;
+}
+
+void wg_peer_roam(struct wg_peer *peer, const wg_endpoint *source)
+{
+    wg_endpoint endpoint = *source;
+
+    pthread_spin_lock(&peer->endpoint_lock);
+    if (wg_endpoint_is_same_path(&endpoint, &peer->endpoint))
+        endpoint.source_refused = peer->endpoint.source_refused;
+    if (wg_endpoint_is_same_address(&endpoint, &peer->endpoint))
+        endpoint.looped = peer->endpoint.looped;
+    if (memcmp(&peer->endpoint, &endpoint, sizeof(endpoint)) != 0)
+        peer->endpoint = endpoint;
+    pthread_spin_unlock(&peer->endpoint_lock);
+}
+
+int wg_peer_set_endpoint(wg_device *device, uint32_t slot, const wg_endpoint *endpoint)
+{
+    struct wg_peer *peer = wg_peer_find(device, slot);
+
+    if (!peer)
+        return -ENOENT;
+    if (endpoint->family != AF_INET && endpoint->family != AF_INET6 && endpoint->family != 0)
+        return -EINVAL;
+    wg_peer_roam(peer, endpoint);
+    return 0;
+}
+
+int wg_peer_clear_source(wg_device *device, uint32_t slot)
+{
+    struct wg_peer *peer = wg_peer_find(device, slot);
+
+    if (!peer)
+        return -ENOENT;
+    pthread_spin_lock(&peer->endpoint_lock);
+    wg_endpoint_clear_source(&peer->endpoint);
+    pthread_spin_unlock(&peer->endpoint_lock);
+    return 0;
+}
+
+int wg_peer_judge_path(wg_device *device, uint32_t slot, const wg_endpoint *path, int holds)
+{
+    struct wg_peer *peer = wg_peer_find(device, slot);
+
+    if (!peer)
+        return -ENOENT;
+    pthread_spin_lock(&peer->endpoint_lock);
+    if (wg_endpoint_is_same_path(&peer->endpoint, path))
+        peer->endpoint.source_refused = !holds;
+    pthread_spin_unlock(&peer->endpoint_lock);
+    return 0;
+}
+
+int wg_peer_judge_loop(wg_device *device, uint32_t slot, const wg_endpoint *endpoint, int looped)
+{
+    struct wg_peer *peer = wg_peer_find(device, slot);
+
+    if (!peer)
+        return -ENOENT;
+    pthread_spin_lock(&peer->endpoint_lock);
+    if (wg_endpoint_is_same_address(&peer->endpoint, endpoint))
+        peer->endpoint.looped = looped != 0;
+    pthread_spin_unlock(&peer->endpoint_lock);
+    return 0;
+}
+
+/* ---- stamps and timers ----------------------------------------------------------------------- */
+
+/* The first unanswered payload starts a deadline.  It is armed only when control would sleep past
+ * it, and once per wake time.  Control stores wake_ns, then reads the stamps; here the stamp is
+ * stored, then wake_ns read; all sequentially consistent, so one of the two sees the other. */
+static void stamp_unanswered(struct wg_peer *peer, _Atomic uint64_t *since_ns, uint64_t now_ns,
+                             uint64_t timeout_ns)
+{
+    uint64_t never = 0;
+
+    if (atomic_load_explicit(since_ns, memory_order_relaxed) ||
+        !atomic_compare_exchange_strong(since_ns, &never, now_ns))
+        return;
+    uint64_t wake_ns = atomic_load(&peer->wake_ns);
+    if (now_ns + timeout_ns < wake_ns &&
+        atomic_compare_exchange_strong(&peer->wake_ns, &wake_ns, 0))
+        wg_event_pend(peer, WG_TIMER_ARMED);
+}
+
+static void stamp_answered(_Atomic uint64_t *since_ns)
+{
+    if (atomic_load_explicit(since_ns, memory_order_relaxed))
+        atomic_store_explicit(since_ns, 0, memory_order_relaxed);
+}
+
+/* Deadlines: 15 s without an answer ask for a handshake (6.4). */
+void wg_peer_stamp_sent(struct wg_peer *peer, uint64_t bytes, bool data, uint64_t now_ns)
+{
+    atomic_fetch_add_explicit(&peer->tx_bytes, bytes, memory_order_relaxed);
+    atomic_store_explicit(&peer->tx_any_ns, now_ns, memory_order_relaxed);
+    stamp_answered(&peer->rx_unanswered_since_ns);
+    if (!data)
+        return;
+    atomic_store_explicit(&peer->tx_data_ns, now_ns, memory_order_relaxed);
+    stamp_unanswered(peer, &peer->tx_unanswered_since_ns, now_ns,
+                     WG_SECONDS(WG_KEEPALIVE_TIMEOUT_S + WG_REKEY_TIMEOUT_S));
+}
+
+/* Deadlines: 10 s without anything to send ask for a keepalive (6.5). */
+void wg_peer_stamp_received(struct wg_peer *peer, uint64_t bytes, bool data, uint64_t now_ns)
+{
+    atomic_fetch_add_explicit(&peer->rx_bytes, bytes, memory_order_relaxed);
+    atomic_store_explicit(&peer->rx_any_ns, now_ns, memory_order_relaxed);
+    stamp_answered(&peer->tx_unanswered_since_ns);
+    if (!data)
+        return;
+    atomic_store_explicit(&peer->rx_data_ns, now_ns, memory_order_relaxed);
+    stamp_unanswered(peer, &peer->rx_unanswered_since_ns, now_ns,
+                     WG_SECONDS(WG_KEEPALIVE_TIMEOUT_S));
+}
+
+void wg_peer_ask_handshake(struct wg_peer *peer, uint64_t now_ns)
+{
+    if (now_ns >= atomic_load_explicit(&peer->handshake_gate_ns, memory_order_relaxed))
+        wg_event_pend(peer, WG_WANT_HANDSHAKE);
+}
+
+int wg_peer_set_handshake_gate(wg_device *device, uint32_t slot, uint64_t gate_ns)
+{
+    struct wg_peer *peer = wg_peer_find(device, slot);
+
+    if (!peer)
+        return -ENOENT;
+    atomic_store(&peer->handshake_gate_ns, gate_ns);
+    return 0;
+}
+
+int wg_peer_set_wake(wg_device *device, uint32_t slot, uint64_t wake_ns)
+{
+    struct wg_peer *peer = wg_peer_find(device, slot);
+
+    if (!peer)
+        return -ENOENT;
+    atomic_store(&peer->wake_ns, wake_ns);
+    return 0;
+}
+
+int wg_peer_rearm_keepalive(wg_device *device, uint32_t slot, uint64_t since_ns)
+{
+    struct wg_peer *peer = wg_peer_find(device, slot);
+
+    if (!peer)
+        return -ENOENT;
+    atomic_store(&peer->rx_unanswered_since_ns, since_ns);
+    return 0;
+}
+
+int wg_peer_received(wg_device *device, uint32_t slot, const wg_endpoint *source, uint32_t length,
+                     uint64_t now_ns)
+{
+    struct wg_peer *peer = wg_peer_find(device, slot);
+
+    if (!peer)
+        return -ENOENT;
+    wg_peer_roam(peer, source);
+    wg_peer_stamp_received(peer, length, false, now_ns);
+    return 0;
+}
+
+int wg_peer_stats_read(wg_device *device, uint32_t slot, wg_peer_stats *stats)
+{
+    struct wg_peer *peer = wg_peer_find(device, slot);
+
+    if (!peer)
+        return -ENOENT;
+    *stats = (wg_peer_stats){
+        .tx_bytes = atomic_load(&peer->tx_bytes),
+        .rx_bytes = atomic_load(&peer->rx_bytes),
+        .tx_any_ns = atomic_load(&peer->tx_any_ns),
+        .rx_any_ns = atomic_load(&peer->rx_any_ns),
+        .tx_data_ns = atomic_load(&peer->tx_data_ns),
+        .rx_data_ns = atomic_load(&peer->rx_data_ns),
+        .tx_unanswered_since_ns = atomic_load(&peer->tx_unanswered_since_ns),
+        .rx_unanswered_since_ns = atomic_load(&peer->rx_unanswered_since_ns),
+        .tx_congested = atomic_load(&peer->tx_congested),
+        .staged = atomic_load(&peer->staged_count),
+        .sessions = (peer->current ? 1u : 0u) | (peer->previous ? 2u : 0u) | (peer->next ? 4u : 0u),
+        .endpoint = wg_peer_endpoint(peer),
+    };
+    return 0;
+}
