@@ -514,6 +514,12 @@ void wg_udp_receiver_free(struct wg_udp_receiver *receiver);
 /* Without blocking; returns how many are filled, or -errno (-EAGAIN: none). */
 int wg_udp_receive(struct wg_udp_receiver *receiver, int fd, struct wg_datagrams *out, int max);
 
+/* One datagram, without waiting; 0 or -errno. */
+int wg_udp_send(const wg_queue *queue, const wg_endpoint *to, const uint8_t *data, uint32_t length,
+                uint8_t tos);
+/* Whether a positive errno may come of the source; if it does, a try without the source tells. */
+bool wg_udp_is_stale_source(int error);
+
 struct wg_udp_sender; /* one batch of sealed messages, in one arena */
 /* queue: whose sockets it sends from; has to outlive it.  patient: it may wait for room, a bit. */
 struct wg_udp_sender *wg_udp_sender_new(const wg_queue *queue, bool patient);

@@ -497,12 +497,6 @@ static void peer_refuse_gso(wg_device *device, const struct run *run, uint32_t s
     pthread_rwlock_unlock(&device->tables);
 }
 
-/* It may be; whether it is, a try without the source tells. */
-static bool is_stale_source(int error)
-{
-    return error == EINVAL || error == EADDRNOTAVAIL || error == ENETUNREACH || error == ENODEV;
-}
-
 static bool is_too_long(int error) { return error == EINVAL || error == EMSGSIZE; }
 
 /* If it may be the source that was refused: from whichever address the kernel chooses.  If that
@@ -512,7 +506,7 @@ static bool run_send_without_source(wg_device *device, struct wg_udp_sender *sen
 {
     struct run other = *run;
 
-    if (!wg_endpoint_has_source(&run->to) || !is_stale_source(*error))
+    if (!wg_endpoint_has_source(&run->to) || !wg_udp_is_stale_source(*error))
         return false;
     wg_endpoint_clear_source(&other.to);
     message_build(sender, i, &other, run->offset, run->length, run->count > 1 ? run->segment : 0);
@@ -619,11 +613,15 @@ void wg_udp_flush(wg_device *device, struct wg_udp_sender *sender)
     sender->used = 0;
 }
 
-/* ---- out, from control ------------------------------------------------------------------------
- */
+/* ---- out, one at a time ---------------------------------------------------------------------- */
 
-static int message_send_once(const wg_device *device, const wg_endpoint *to, const uint8_t *data,
-                             uint32_t length, uint8_t tos)
+bool wg_udp_is_stale_source(int error)
+{
+    return error == EINVAL || error == EADDRNOTAVAIL || error == ENETUNREACH || error == ENODEV;
+}
+
+int wg_udp_send(const wg_queue *queue, const wg_endpoint *to, const uint8_t *data, uint32_t length,
+                uint8_t tos)
 {
     union sockaddr_any name;
     union control control;
@@ -632,47 +630,7 @@ static int message_send_once(const wg_device *device, const wg_endpoint *to, con
 
     msg.msg_namelen = endpoint_to_sockaddr(to, &name);
     message_set_control(&msg, &control, to, tos, 0);
-    return sendmsg(endpoint_fd(&device->io.queues[0], to), &msg, MSG_DONTWAIT) < 0 ? -errno : 0;
-}
-
-static int message_endpoint(wg_device *device, uint32_t slot, const wg_endpoint *to,
-                            wg_endpoint *out)
-{
-    if (to) {
-        *out = *to;
-    } else {
-        struct wg_peer *peer = wg_peer_find(device, slot);
-        if (!peer)
-            return -ENOENT;
-        *out = wg_peer_endpoint(peer);
-    }
-    if (out->looped)
-        return -ELOOP;
-    return out->family ? 0 : -EDESTADDRREQ;
-}
-
-int wg_message_send(wg_device *device, uint32_t slot, const wg_endpoint *to, const uint8_t *data,
-                    uint32_t length, uint8_t tos, uint64_t now_ns)
-{
-    /* Control is the only writer of the tables, so it reads them without the lock. */
-    struct wg_peer *peer = slot == WG_NO_SLOT ? NULL : wg_peer_find(device, slot);
-    wg_endpoint endpoint;
-    int error = message_endpoint(device, slot, to, &endpoint);
-
-    if (error)
-        return error;
-    error = message_send_once(device, &endpoint, data, length, tos);
-    if (error && wg_endpoint_has_source(&endpoint) && is_stale_source(-error)) {
-        wg_endpoint_clear_source(&endpoint);
-        error = message_send_once(device, &endpoint, data, length, tos);
-        if (!error && peer)
-            wg_peer_clear_source(device, slot);
-    }
-    if (error)
-        wg_count(device, tx_send_errors, 1);
-    else if (peer)
-        wg_peer_stamp_sent(peer, length, false, now_ns);
-    return error;
+    return sendmsg(endpoint_fd(queue, to), &msg, MSG_DONTWAIT) < 0 ? -errno : 0;
 }
 
 /* ---- in -------------------------------------------------------------------------------------- */
