@@ -14,8 +14,6 @@
  * An interval begins when something old is taken, not when it came: old packets by themselves say
  * no more than that nobody ran (SIGSTOP, a suspend, a cgroup's quota) or that the clock was set.
  * Nor does their age then tell the speed, but the time does that they have been taken for. */
-#include <sys/socket.h>
-
 #include "internal.h"
 
 #define TARGET_NS   5000000ull   /* RFC 8289, section 4.3 */
@@ -106,20 +104,7 @@ uint64_t wg_backlog_take(wg_backlog *backlog, uint64_t oldest_ns, uint64_t young
 
 void wg_backlog_open(wg_backlog *backlog, int fd)
 {
-    int bytes = 0;
-    socklen_t length = sizeof(bytes);
-
-    if (fd >= 0)
-        getsockopt(fd, SOL_SOCKET, SO_RCVBUF, &bytes, &length);
-    wg_backlog_init(backlog, (uint32_t)bytes / 2); /* the kernel doubles it: socket(7) */
-}
-
-static void set_bytes(int fd, uint32_t bytes)
-{
-    int value = (int)bytes;
-
-    if (setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &value, sizeof(value)))
-        setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &value, sizeof(value));
+    wg_backlog_init(backlog, fd >= 0 ? wg_udp_receive_buffer(fd) : 0);
 }
 
 uint64_t wg_backlog_took(wg_backlog *backlog, int fd, const struct wg_datagrams *trains, int count,
@@ -130,12 +115,12 @@ uint64_t wg_backlog_took(wg_backlog *backlog, int fd, const struct wg_datagrams 
         wg_backlog_take(backlog, trains[0].age_ns, trains[count - 1].age_ns, now_ns);
 
     if (wg_unlikely(backlog->bytes != before))
-        set_bytes(fd, backlog->bytes);
+        wg_udp_set_receive_buffer(fd, backlog->bytes);
     return too_old_ns;
 }
 
 void wg_backlog_close(const wg_backlog *backlog, int fd)
 {
     if (backlog->bytes != backlog->deepest)
-        set_bytes(fd, backlog->deepest);
+        wg_udp_set_receive_buffer(fd, backlog->deepest);
 }

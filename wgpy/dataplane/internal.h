@@ -513,6 +513,8 @@ struct wg_udp_receiver *wg_udp_receiver_new(void);
 void wg_udp_receiver_free(struct wg_udp_receiver *receiver);
 /* Without blocking; returns how many are filled, or -errno (-EAGAIN: none). */
 int wg_udp_receive(struct wg_udp_receiver *receiver, int fd, struct wg_datagrams *out, int max);
+uint32_t wg_udp_receive_buffer(int fd); /* bytes that may wait in it; 0 if unknown */
+void wg_udp_set_receive_buffer(int fd, uint32_t bytes);
 
 /* One datagram, without waiting; 0 or -errno. */
 int wg_udp_send(const wg_queue *queue, const wg_endpoint *to, const uint8_t *data, uint32_t length,

@@ -721,3 +721,21 @@ int wg_udp_receive(struct wg_udp_receiver *receiver, int fd, struct wg_datagrams
         slot_read(receiver, i, wall_ns, &out[i]);
     return count;
 }
+
+/* The kernel doubles it: socket(7). */
+uint32_t wg_udp_receive_buffer(int fd)
+{
+    int bytes = 0;
+    socklen_t length = sizeof(bytes);
+
+    getsockopt(fd, SOL_SOCKET, SO_RCVBUF, &bytes, &length);
+    return (uint32_t)bytes / 2;
+}
+
+void wg_udp_set_receive_buffer(int fd, uint32_t bytes)
+{
+    int value = (int)bytes;
+
+    if (setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &value, sizeof(value)))
+        setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &value, sizeof(value));
+}
