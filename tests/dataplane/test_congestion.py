@@ -13,7 +13,7 @@ from .test_fallbacks import SMALL, Wire
 
 pytestmark = pytest.mark.threads
 
-WAITS_MAX = 2  # per flush; udp.c
+WAITS_MAX = 2  # per flush; congestion.c
 WAIT = (1, 10)  # one descriptor, milliseconds
 YIELD_NS = 250_000_000
 FULL, HALF, ROOM = 1000, 500, 499  # per mille of the buffer

@@ -34,15 +34,12 @@
 #define SO_TIMESTAMPNS_NEW 64
 #endif
 
-#define ARENA_LEN         (256 * 1024)
-#define RUNS_MAX          512
-#define RUN_SEGMENTS_MAX  64    /* UDP_MAX_SEGMENTS of kernels before 6.9 */
-#define RUN_BYTES_MAX     65507 /* largest IPv4 UDP payload; IPv6 allows 20 more */
-#define WAITS_MAX         2     /* per flush */
-#define WAIT_MS           10    /* a fast link has made room by then */
-#define DATAGRAM_OVERHEAD 1024  /* bytes of buffer, about */
-#define YIELD_NS          (WG_SECONDS(1) / 4)
-#define HEAVIEST_MAX      (4 << 20) /* bytes, so that a peer that was heavy once is soon forgotten */
+#define ARENA_LEN        (256 * 1024)
+#define RUNS_MAX         512
+#define RUN_SEGMENTS_MAX 64    /* UDP_MAX_SEGMENTS of kernels before 6.9 */
+#define RUN_BYTES_MAX    65507 /* largest IPv4 UDP payload; IPv6 allows 20 more */
+#define WAIT_MS          10    /* a fast link has made room by then */
+#define YIELD_NS         (WG_SECONDS(1) / 4)
 #define CONTROL_LEN                                                                                \
     (CMSG_SPACE(sizeof(struct in6_pktinfo)) + 2 * CMSG_SPACE(sizeof(int)) +                        \
      CMSG_SPACE(sizeof(uint16_t)) + CMSG_SPACE(sizeof(struct arrival_time)))
@@ -197,34 +194,13 @@ static void control_read(const struct cmsghdr *at, uint64_t wall_ns, struct wg_d
 
 /* ---- out ------------------------------------------------------------------------------------- */
 
-struct run {
-    uint32_t offset;  /* of the first message in the arena */
-    uint32_t length;  /* bytes of all messages */
-    uint32_t segment; /* bytes of each message but the last */
-    uint32_t count;   /* messages */
-    uint32_t slot;    /* peer */
-    uint8_t tos;
-    bool open;   /* another message may follow */
-    bool yields; /* its peer yields to others */
-    wg_endpoint to;
-};
-
 struct wg_udp_sender {
     const wg_queue *queue; /* its sockets */
-    bool patient;          /* it may wait for room, a bit */
-    uint32_t waits;        /* of this flush */
-    uint32_t buffer;       /* bytes of a socket's buffer */
-    struct buffer_use {
-        uint64_t unseen;   /* bytes taken since the heaviest looked how full it is */
-        uint64_t standing; /* bytes that those who yield have in it, at most */
-    } uses[2];             /* of the sockets, IPv4 and IPv6 */
-    struct {
-        uint32_t slot, bytes;
-    } heaviest;     /* see heaviest_weigh */
+    struct wg_congestion congestion;
     uint8_t *arena; /* ARENA_LEN bytes, prefaulted */
     uint32_t used;  /* bytes of the arena */
     uint32_t runs_used;
-    struct run runs[RUNS_MAX];
+    struct wg_run runs[RUNS_MAX];
     struct mmsghdr messages[RUNS_MAX]; /* built at flush */
     struct iovec iov[RUNS_MAX];
     union sockaddr_any names[RUNS_MAX];
@@ -255,9 +231,7 @@ struct wg_udp_sender *wg_udp_sender_new(const wg_queue *queue, bool patient)
     if (!sender)
         return NULL;
     sender->queue = queue;
-    sender->patient = patient;
-    sender->buffer = buffer_length(queue);
-    sender->heaviest.slot = WG_NO_SLOT;
+    wg_congestion_init(&sender->congestion, buffer_length(queue), patient);
     sender->arena = pages_new(ARENA_LEN);
     if (!sender->arena) {
         free(sender);
@@ -283,8 +257,8 @@ uint32_t wg_udp_room(const struct wg_udp_sender *sender, uint32_t length)
 
 uint8_t *wg_udp_next(struct wg_udp_sender *sender) { return sender->arena + sender->used; }
 
-static bool run_takes(const struct run *run, uint32_t length, uint32_t slot, const wg_endpoint *to,
-                      uint8_t tos)
+static bool run_takes(const struct wg_run *run, uint32_t length, uint32_t slot,
+                      const wg_endpoint *to, uint8_t tos)
 {
     return run->open && run->slot == slot && run->tos == tos && length <= run->segment &&
            run->count < RUN_SEGMENTS_MAX && run->length + length <= RUN_BYTES_MAX &&
@@ -295,22 +269,22 @@ void wg_udp_commit(struct wg_udp_sender *sender, uint32_t length, uint32_t slot,
                    const wg_endpoint *to, uint8_t tos, uint32_t manner)
 {
     bool gso = manner & WG_UDP_BATCHED;
-    struct run *run = sender->runs + sender->runs_used - 1;
+    struct wg_run *run = sender->runs + sender->runs_used - 1;
 
     if (gso && sender->runs_used && run_takes(run, length, slot, to, tos)) {
         run->length += length;
         run->count++;
         run->open = length == run->segment;
     } else {
-        sender->runs[sender->runs_used++] = (struct run){.offset = sender->used,
-                                                         .length = length,
-                                                         .segment = length,
-                                                         .count = 1,
-                                                         .slot = slot,
-                                                         .tos = tos,
-                                                         .open = gso,
-                                                         .yields = manner & WG_UDP_YIELDING,
-                                                         .to = *to};
+        sender->runs[sender->runs_used++] = (struct wg_run){.offset = sender->used,
+                                                            .length = length,
+                                                            .segment = length,
+                                                            .count = 1,
+                                                            .slot = slot,
+                                                            .tos = tos,
+                                                            .open = gso,
+                                                            .yields = manner & WG_UDP_YIELDING,
+                                                            .to = *to};
     }
     sender->used += length;
 }
@@ -320,7 +294,7 @@ static int endpoint_fd(const wg_queue *queue, const wg_endpoint *to)
     return to->family == AF_INET ? queue->udp4_fd : queue->udp6_fd;
 }
 
-static void message_build(struct wg_udp_sender *sender, uint32_t i, const struct run *run,
+static void message_build(struct wg_udp_sender *sender, uint32_t i, const struct wg_run *run,
                           uint32_t offset, uint32_t length, uint32_t segment)
 {
     struct msghdr *msg = &sender->messages[i].msg_hdr;
@@ -354,86 +328,31 @@ static uint32_t messages_send(struct wg_udp_sender *sender, int fd, uint32_t fir
     return sent;
 }
 
-/* ---- congestion ------------------------------------------------------------------------------
- *
- * A socket's buffer is full of what has not left the host yet.  All peers share it, so one behind a
- * slow link could have it to itself.  Therefore the heaviest peer has but half of it, for which it
- * waits a moment; if that was in vain, it yields for a while: it does not wait at all.
- *
- * The kernel tells how much is in the buffer, but not whose it is, and a heavy peer on a fast link
- * must not pay for the half that stands there for a slow one.  So we keep how much that is at most:
- * all there is when a peer begins to yield, then what is added for those who yield, and never more
- * than there is. */
+/* ---- congestion ------------------------------------------------------------------------------ */
 
 static bool is_congestion(int error) { return error == EAGAIN || error == ENOBUFS; }
 
-/* Boyer and Moore's majority vote: if one peer was to be sent more than half of the bytes lately,
- * it is the heaviest. */
-static void heaviest_weigh(struct wg_udp_sender *sender, const struct run *run)
+/* Negative if unknown. */
+static int bytes_queued(int fd)
 {
-    uint32_t bytes = sender->heaviest.bytes;
-
-    if (run->slot == sender->heaviest.slot) {
-        bytes += run->length;
-        sender->heaviest.bytes = bytes < HEAVIEST_MAX ? bytes : HEAVIEST_MAX;
-    } else if (run->length <= bytes) {
-        sender->heaviest.bytes = bytes - run->length;
-    } else {
-        sender->heaviest.slot = run->slot;
-        sender->heaviest.bytes = run->length - bytes;
-    }
-}
-
-static struct buffer_use *buffer_use(struct wg_udp_sender *sender, const struct run *run)
-{
-    return &sender->uses[run->to.family == AF_INET6];
-}
-
-/* What the kernel counts for a run: every datagram has its own overhead when the device, or what
- * queues in front of it, has split the run. */
-static void buffer_take(struct wg_udp_sender *sender, const struct run *run)
-{
-    struct buffer_use *use = buffer_use(sender, run);
-    uint32_t bytes = run->length + run->count * DATAGRAM_OVERHEAD;
-
-    use->unseen += bytes;
-    if (run->yields)
-        use->standing += bytes;
-}
-
-/* Half of the buffer is for who yields, half of what those left for who sends the most. */
-static bool has_room(struct wg_udp_sender *sender, const struct run *run, int fd)
-{
-    struct buffer_use *use = buffer_use(sender, run);
     int queued;
 
-    if (!run->yields)
-        use->unseen = 0;
-    if (ioctl(fd, SIOCOUTQ, &queued) < 0)
-        return true;
-    if (use->standing > (uint64_t)queued)
-        use->standing = (uint64_t)queued;
-    return (uint64_t)queued < (sender->buffer + (run->yields ? 0 : use->standing)) / 2;
+    return ioctl(fd, SIOCOUTQ, &queued) < 0 ? -1 : queued;
+}
+
+static bool has_room(struct wg_udp_sender *sender, const struct wg_run *run, int fd)
+{
+    return wg_congestion_has_room(&sender->congestion, run, bytes_queued(fd));
 }
 
 /* UDP is ready to be written to when half of the buffer is free. */
-static bool room_comes(struct wg_udp_sender *sender, const struct run *run, int fd)
+static bool room_comes(struct wg_udp_sender *sender, const struct wg_run *run, int fd)
 {
     struct pollfd room = {.fd = fd, .events = POLLOUT};
 
-    if (!sender->patient || run->yields || sender->waits == WAITS_MAX)
+    if (!wg_congestion_may_wait(&sender->congestion, run))
         return false;
-    sender->waits++;
     return poll(&room, 1, WAIT_MS) > 0 || has_room(sender, run, fd);
-}
-
-/* Looks seldom, so that it costs nothing: a quarter of the buffer later it is not full yet. */
-static bool needs_room(struct wg_udp_sender *sender, const struct run *run)
-{
-    const struct buffer_use *use = buffer_use(sender, run);
-
-    return run->yields || (run->slot == sender->heaviest.slot &&
-                           use->standing + 4 * use->unseen >= sender->buffer);
 }
 
 static void peer_yield(wg_device *device, struct wg_udp_sender *sender, uint32_t slot)
@@ -449,20 +368,18 @@ static void peer_yield(wg_device *device, struct wg_udp_sender *sender, uint32_t
     }
 }
 
-static void run_drop(wg_device *device, struct wg_udp_sender *sender, const struct run *run)
+static void run_drop(wg_device *device, struct wg_udp_sender *sender, const struct wg_run *run)
 {
     pthread_rwlock_rdlock(&device->tables);
     struct wg_peer *peer = wg_peer_find(device, run->slot);
     if (peer)
         atomic_fetch_add_explicit(&peer->tx_congested, run->count, memory_order_relaxed);
-    if (!run->yields)
-        buffer_use(sender, run)->standing = sender->buffer;
-    peer_yield(device, sender, run->yields ? run->slot : sender->heaviest.slot);
+    peer_yield(device, sender, wg_congestion_yielder(&sender->congestion, run));
     pthread_rwlock_unlock(&device->tables);
     wg_count(device, tx_congested, run->count);
 }
 
-static void run_refused(wg_device *device, struct wg_udp_sender *sender, const struct run *run,
+static void run_refused(wg_device *device, struct wg_udp_sender *sender, const struct wg_run *run,
                         int error)
 {
     if (is_congestion(error))
@@ -474,7 +391,7 @@ static void run_refused(wg_device *device, struct wg_udp_sender *sender, const s
 /* ---- what the kernel refuses ----------------------------------------------------------------- */
 
 /* The peer's cached source is stale: forget it, unless it changed meanwhile. */
-static void peer_forget_source(wg_device *device, const struct run *run)
+static void peer_forget_source(wg_device *device, const struct wg_run *run)
 {
     pthread_rwlock_rdlock(&device->tables);
     struct wg_peer *peer = wg_peer_find(device, run->slot);
@@ -488,7 +405,7 @@ static void peer_forget_source(wg_device *device, const struct run *run)
 }
 
 /* The route to the peer takes no segments of so many bytes or more: send it none this session. */
-static void peer_refuse_gso(wg_device *device, const struct run *run, uint32_t segment)
+static void peer_refuse_gso(wg_device *device, const struct wg_run *run, uint32_t segment)
 {
     pthread_rwlock_rdlock(&device->tables);
     struct wg_peer *peer = wg_peer_find(device, run->slot);
@@ -502,9 +419,9 @@ static bool is_too_long(int error) { return error == EINVAL || error == EMSGSIZE
 /* If it may be the source that was refused: from whichever address the kernel chooses.  If that
  * works, the peer's source is stale; else false, and why in *error. */
 static bool run_send_without_source(wg_device *device, struct wg_udp_sender *sender,
-                                    const struct run *run, uint32_t i, int *error)
+                                    const struct wg_run *run, uint32_t i, int *error)
 {
-    struct run other = *run;
+    struct wg_run other = *run;
 
     if (!wg_endpoint_has_source(&run->to) || !wg_udp_is_stale_source(*error))
         return false;
@@ -517,11 +434,11 @@ static bool run_send_without_source(wg_device *device, struct wg_udp_sender *sen
 }
 
 /* Each message of the run by itself; a message that the kernel refuses is dropped and counted. */
-static void run_send_singly(wg_device *device, struct wg_udp_sender *sender, const struct run *run,
-                            uint32_t scratch)
+static void run_send_singly(wg_device *device, struct wg_udp_sender *sender,
+                            const struct wg_run *run, uint32_t scratch)
 {
     uint32_t end = run->offset + run->length;
-    struct run one = *run;
+    struct wg_run one = *run;
 
     one.count = 1;
     for (; one.offset < end; one.offset += run->segment) {
@@ -537,7 +454,7 @@ static void run_send_singly(wg_device *device, struct wg_udp_sender *sender, con
 }
 
 /* The kernel refused the run: do what is left to try, weakest remedy first.  i is its message. */
-static void run_recover(wg_device *device, struct wg_udp_sender *sender, const struct run *run,
+static void run_recover(wg_device *device, struct wg_udp_sender *sender, const struct wg_run *run,
                         uint32_t i, int error)
 {
     if (run_send_without_source(device, sender, run, i, &error))
@@ -554,7 +471,7 @@ static void run_recover(wg_device *device, struct wg_udp_sender *sender, const s
  * looked for. */
 static uint32_t runs_alike(const struct wg_udp_sender *sender, uint32_t first)
 {
-    const struct run *run = &sender->runs[first];
+    const struct wg_run *run = &sender->runs[first];
     uint32_t count = 1;
 
     while (first + count < sender->runs_used && run[count].to.family == run->to.family &&
@@ -566,11 +483,12 @@ static uint32_t runs_alike(const struct wg_udp_sender *sender, uint32_t first)
 /* As messages_send, but waits a moment for room. */
 static uint32_t runs_try(struct wg_udp_sender *sender, uint32_t first, uint32_t count, int *error)
 {
-    const struct run *run = &sender->runs[first];
+    const struct wg_run *run = &sender->runs[first];
     int fd = endpoint_fd(sender->queue, &run->to);
 
     *error = EAGAIN;
-    if (needs_room(sender, run) && !has_room(sender, run, fd) && !room_comes(sender, run, fd))
+    if (wg_congestion_needs_look(&sender->congestion, run) && !has_room(sender, run, fd) &&
+        !room_comes(sender, run, fd))
         return 0;
     uint32_t sent = messages_send(sender, fd, first, count, error);
     if (*error == EAGAIN && room_comes(sender, run, fd))
@@ -585,13 +503,13 @@ static uint32_t runs_send(wg_device *device, struct wg_udp_sender *sender, uint3
     uint32_t sent = runs_try(sender, first, runs_alike(sender, first), &error);
 
     for (uint32_t i = first; i < first + sent; i++) {
-        buffer_take(sender, &sender->runs[i]);
-        heaviest_weigh(sender, &sender->runs[i]);
+        wg_congestion_take(&sender->congestion, &sender->runs[i]);
+        wg_congestion_weigh(&sender->congestion, &sender->runs[i]);
     }
     wg_count(device, tx_calls, sent);
     if (!error)
         return sent;
-    heaviest_weigh(sender, &sender->runs[first + sent]);
+    wg_congestion_weigh(&sender->congestion, &sender->runs[first + sent]);
     run_recover(device, sender, &sender->runs[first + sent], first + sent, error);
     return sent + 1;
 }
@@ -601,11 +519,11 @@ void wg_udp_flush(wg_device *device, struct wg_udp_sender *sender)
     uint32_t datagrams = 0;
 
     for (uint32_t i = 0; i < sender->runs_used; i++) {
-        struct run *run = &sender->runs[i];
+        struct wg_run *run = &sender->runs[i];
         message_build(sender, i, run, run->offset, run->length, run->count > 1 ? run->segment : 0);
         datagrams += run->count;
     }
-    sender->waits = 0;
+    sender->congestion.waits = 0;
     for (uint32_t first = 0; first < sender->runs_used;)
         first += runs_send(device, sender, first);
     wg_count(device, tx_datagrams, datagrams);
