@@ -489,49 +489,6 @@ int wg_gro_next(struct wg_gro *gro, struct iovec *iov, uint32_t *packets);
  * gave last, one at a time, each with a plain virtio_net_hdr.  Same return. */
 int wg_gro_next_single(struct wg_gro *gro, struct iovec *iov);
 
-/* ---- congestion.c: who waits and who goes without, when a socket's buffer is full ---------------
- */
-
-struct wg_run {       /* messages that leave as one */
-    uint32_t offset;  /* of the first message in the arena */
-    uint32_t length;  /* bytes of all messages */
-    uint32_t segment; /* bytes of each message but the last */
-    uint32_t count;   /* messages */
-    uint32_t slot;    /* peer */
-    uint8_t tos;
-    bool open;   /* another message may follow */
-    bool yields; /* its peer yields to others */
-    wg_endpoint to;
-};
-
-struct wg_congestion { /* of one sender; its thread's */
-    bool patient;      /* it may wait for room, a bit */
-    uint32_t waits;    /* of this flush, which sets it to 0 */
-    uint32_t buffer;   /* bytes of a socket's buffer */
-    struct buffer_use {
-        uint64_t unseen;   /* bytes taken since the heaviest looked how full it is */
-        uint64_t standing; /* bytes that those who yield have in it, at most */
-    } uses[2];             /* of the sockets, IPv4 and IPv6 */
-    struct {
-        uint32_t slot, bytes;
-    } heaviest; /* see wg_congestion_weigh */
-};
-
-/* buffer: bytes of a socket's.  patient: it may wait for room, a bit. */
-void wg_congestion_init(struct wg_congestion *congestion, uint32_t buffer, bool patient);
-/* Of each run that is to be sent. */
-void wg_congestion_weigh(struct wg_congestion *congestion, const struct wg_run *run);
-/* Of each run that was. */
-void wg_congestion_take(struct wg_congestion *congestion, const struct wg_run *run);
-/* Whether to look how full the buffer is before the run is sent. */
-bool wg_congestion_needs_look(struct wg_congestion *congestion, const struct wg_run *run);
-/* queued: bytes in the buffer, negative if unknown. */
-bool wg_congestion_has_room(struct wg_congestion *congestion, const struct wg_run *run, int queued);
-/* Whether to wait for room once more; it is counted. */
-bool wg_congestion_may_wait(struct wg_congestion *congestion, const struct wg_run *run);
-/* The run is dropped for want of room: the peer that has to yield, or WG_NO_SLOT. */
-uint32_t wg_congestion_yielder(struct wg_congestion *congestion, const struct wg_run *run);
-
 /* ---- udp.c: endpoints, datagrams in and out
  * ------------------------------------------------------------ */
 
@@ -564,6 +521,68 @@ int wg_udp_send(const wg_queue *queue, const wg_endpoint *to, const uint8_t *dat
                 uint8_t tos);
 /* Whether a positive errno may come of the source; if it does, a try without the source tells. */
 bool wg_udp_is_stale_source(int error);
+
+#define WG_UDP_ARENA_LEN  (256 * 1024)
+#define WG_UDP_SEND_SLOTS 512
+
+struct wg_run {       /* messages that leave as one */
+    uint32_t offset;  /* of the first message in the arena */
+    uint32_t length;  /* bytes of all messages */
+    uint32_t segment; /* bytes of each message but the last */
+    uint32_t count;   /* messages */
+    uint32_t slot;    /* peer */
+    uint8_t tos;
+    bool open;   /* another message may follow */
+    bool yields; /* its peer yields to others */
+    wg_endpoint to;
+};
+
+struct wg_udp_messages; /* what sendmmsg takes: slots for runs, and the arena that they lie in */
+struct wg_udp_messages *wg_udp_messages_new(void);
+void wg_udp_messages_free(struct wg_udp_messages *messages);
+uint8_t *wg_udp_messages_arena(struct wg_udp_messages *messages); /* WG_UDP_ARENA_LEN bytes */
+void wg_udp_messages_set(struct wg_udp_messages *messages, uint32_t i, const struct wg_run *run);
+/* Sends messages first..first + count with as few calls as it takes; returns how many went before
+ * an error, and that error (or 0) in *error. */
+uint32_t wg_udp_messages_send(struct wg_udp_messages *messages, int fd, uint32_t first,
+                              uint32_t count, int *error);
+int wg_udp_fd(const wg_queue *queue, const wg_endpoint *to); /* the socket of its family */
+uint32_t wg_udp_send_buffer(const wg_queue *queue);          /* its length, bytes */
+int wg_udp_queued(int fd);                                   /* bytes in it; negative: unknown */
+bool wg_udp_wait_room(int fd); /* for a moment; false: half of it is not free by then */
+
+/* ---- congestion.c: who waits and who goes without, when a socket's buffer is full ---------------
+ */
+
+struct wg_congestion { /* of one sender; its thread's */
+    bool patient;      /* it may wait for room, a bit */
+    uint32_t waits;    /* of this flush, which sets it to 0 */
+    uint32_t buffer;   /* bytes of a socket's buffer */
+    struct buffer_use {
+        uint64_t unseen;   /* bytes taken since the heaviest looked how full it is */
+        uint64_t standing; /* bytes that those who yield have in it, at most */
+    } uses[2];             /* of the sockets, IPv4 and IPv6 */
+    struct {
+        uint32_t slot, bytes;
+    } heaviest; /* see wg_congestion_weigh */
+};
+
+/* buffer: bytes of a socket's.  patient: it may wait for room, a bit. */
+void wg_congestion_init(struct wg_congestion *congestion, uint32_t buffer, bool patient);
+/* Of each run that is to be sent. */
+void wg_congestion_weigh(struct wg_congestion *congestion, const struct wg_run *run);
+/* Of each run that was. */
+void wg_congestion_take(struct wg_congestion *congestion, const struct wg_run *run);
+/* Whether to look how full the buffer is before the run is sent. */
+bool wg_congestion_needs_look(struct wg_congestion *congestion, const struct wg_run *run);
+/* queued: bytes in the buffer, negative if unknown. */
+bool wg_congestion_has_room(struct wg_congestion *congestion, const struct wg_run *run, int queued);
+/* Whether to wait for room once more; it is counted. */
+bool wg_congestion_may_wait(struct wg_congestion *congestion, const struct wg_run *run);
+/* The run is dropped for want of room: the peer that has to yield, or WG_NO_SLOT. */
+uint32_t wg_congestion_yielder(struct wg_congestion *congestion, const struct wg_run *run);
+
+/* ---- sender.c: batches of sealed messages out --- */
 
 struct wg_udp_sender; /* one batch of sealed messages, in one arena */
 /* queue: whose sockets it sends from; has to outlive it.  patient: it may wait for room, a bit. */

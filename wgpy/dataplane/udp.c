@@ -1,8 +1,8 @@
 /* UDP datagrams in and out, many per system call.
  *
- * Out: sealed messages are laid back to back in one arena.  Messages that follow each other to one
- * endpoint with one size form a run; a run leaves as one UDP_SEGMENT send (udp(7)), several runs as
- * one sendmmsg.  In: recvmmsg with UDP_GRO, each message a train of equal-size datagrams.
+ * Out: a run of messages leaves as one UDP_SEGMENT send (udp(7)), several runs as one sendmmsg;
+ * what makes a run, and what follows when one is refused, is in sender.c.  In: recvmmsg with
+ * UDP_GRO, each message a train of equal-size datagrams.
  *
  * Where the kernel surprises:
  * - UDP_SEGMENT gives EIO by a route through IPsec, and before Linux 6.11 by a device without
@@ -34,12 +34,7 @@
 #define SO_TIMESTAMPNS_NEW 64
 #endif
 
-#define ARENA_LEN        (256 * 1024)
-#define RUNS_MAX         512
-#define RUN_SEGMENTS_MAX 64    /* UDP_MAX_SEGMENTS of kernels before 6.9 */
-#define RUN_BYTES_MAX    65507 /* largest IPv4 UDP payload; IPv6 allows 20 more */
-#define WAIT_MS          10    /* a fast link has made room by then */
-#define YIELD_NS         (WG_SECONDS(1) / 4)
+#define WAIT_MS 10 /* a fast link has made room by then */
 #define CONTROL_LEN                                                                                \
     (CMSG_SPACE(sizeof(struct in6_pktinfo)) + 2 * CMSG_SPACE(sizeof(int)) +                        \
      CMSG_SPACE(sizeof(uint16_t)) + CMSG_SPACE(sizeof(struct arrival_time)))
@@ -194,17 +189,12 @@ static void control_read(const struct cmsghdr *at, uint64_t wall_ns, struct wg_d
 
 /* ---- out ------------------------------------------------------------------------------------- */
 
-struct wg_udp_sender {
-    const wg_queue *queue; /* its sockets */
-    struct wg_congestion congestion;
-    uint8_t *arena; /* ARENA_LEN bytes, prefaulted */
-    uint32_t used;  /* bytes of the arena */
-    uint32_t runs_used;
-    struct wg_run runs[RUNS_MAX];
-    struct mmsghdr messages[RUNS_MAX]; /* built at flush */
-    struct iovec iov[RUNS_MAX];
-    union sockaddr_any names[RUNS_MAX];
-    union control controls[RUNS_MAX];
+struct wg_udp_messages {
+    uint8_t *arena; /* WG_UDP_ARENA_LEN bytes, prefaulted */
+    struct mmsghdr slots[WG_UDP_SEND_SLOTS];
+    struct iovec iov[WG_UDP_SEND_SLOTS];
+    union sockaddr_any names[WG_UDP_SEND_SLOTS];
+    union control controls[WG_UDP_SEND_SLOTS];
 };
 
 /* A page fault costs more than a packet: map and touch everything at start. */
@@ -215,108 +205,57 @@ static void *pages_new(size_t length)
     return pages == MAP_FAILED ? NULL : pages;
 }
 
-/* Both sockets are alike. */
-static uint32_t buffer_length(const wg_queue *queue)
+struct wg_udp_messages *wg_udp_messages_new(void)
 {
-    int fd = queue->udp4_fd >= 0 ? queue->udp4_fd : queue->udp6_fd, length = 0;
-    socklen_t size = sizeof(length);
+    struct wg_udp_messages *messages = calloc(1, sizeof(*messages));
 
-    return getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &length, &size) ? UINT32_MAX : (uint32_t)length;
-}
-
-struct wg_udp_sender *wg_udp_sender_new(const wg_queue *queue, bool patient)
-{
-    struct wg_udp_sender *sender = calloc(1, sizeof(*sender));
-
-    if (!sender)
+    if (!messages)
         return NULL;
-    sender->queue = queue;
-    wg_congestion_init(&sender->congestion, buffer_length(queue), patient);
-    sender->arena = pages_new(ARENA_LEN);
-    if (!sender->arena) {
-        free(sender);
+    messages->arena = pages_new(WG_UDP_ARENA_LEN);
+    if (!messages->arena) {
+        free(messages);
         return NULL;
     }
-    return sender;
+    return messages;
 }
 
-void wg_udp_sender_free(struct wg_udp_sender *sender)
+void wg_udp_messages_free(struct wg_udp_messages *messages)
 {
-    if (!sender)
+    if (!messages)
         return;
-    munmap(sender->arena, ARENA_LEN);
-    free(sender);
+    munmap(messages->arena, WG_UDP_ARENA_LEN);
+    free(messages);
 }
 
-uint32_t wg_udp_room(const struct wg_udp_sender *sender, uint32_t length)
-{
-    uint32_t by_bytes = (ARENA_LEN - sender->used) / length;
-    uint32_t by_runs = RUNS_MAX - sender->runs_used;
-    return by_bytes < by_runs ? by_bytes : by_runs;
-}
+uint8_t *wg_udp_messages_arena(struct wg_udp_messages *messages) { return messages->arena; }
 
-uint8_t *wg_udp_next(struct wg_udp_sender *sender) { return sender->arena + sender->used; }
-
-static bool run_takes(const struct wg_run *run, uint32_t length, uint32_t slot,
-                      const wg_endpoint *to, uint8_t tos)
-{
-    return run->open && run->slot == slot && run->tos == tos && length <= run->segment &&
-           run->count < RUN_SEGMENTS_MAX && run->length + length <= RUN_BYTES_MAX &&
-           memcmp(&run->to, to, sizeof(*to)) == 0;
-}
-
-void wg_udp_commit(struct wg_udp_sender *sender, uint32_t length, uint32_t slot,
-                   const wg_endpoint *to, uint8_t tos, uint32_t manner)
-{
-    bool gso = manner & WG_UDP_BATCHED;
-    struct wg_run *run = sender->runs + sender->runs_used - 1;
-
-    if (gso && sender->runs_used && run_takes(run, length, slot, to, tos)) {
-        run->length += length;
-        run->count++;
-        run->open = length == run->segment;
-    } else {
-        sender->runs[sender->runs_used++] = (struct wg_run){.offset = sender->used,
-                                                            .length = length,
-                                                            .segment = length,
-                                                            .count = 1,
-                                                            .slot = slot,
-                                                            .tos = tos,
-                                                            .open = gso,
-                                                            .yields = manner & WG_UDP_YIELDING,
-                                                            .to = *to};
-    }
-    sender->used += length;
-}
-
-static int endpoint_fd(const wg_queue *queue, const wg_endpoint *to)
+int wg_udp_fd(const wg_queue *queue, const wg_endpoint *to)
 {
     return to->family == AF_INET ? queue->udp4_fd : queue->udp6_fd;
 }
 
-static void message_build(struct wg_udp_sender *sender, uint32_t i, const struct wg_run *run,
-                          uint32_t offset, uint32_t length, uint32_t segment)
+void wg_udp_messages_set(struct wg_udp_messages *messages, uint32_t i, const struct wg_run *run)
 {
-    struct msghdr *msg = &sender->messages[i].msg_hdr;
+    struct msghdr *msg = &messages->slots[i].msg_hdr;
 
-    sender->iov[i] = (struct iovec){.iov_base = sender->arena + offset, .iov_len = length};
-    *msg = (struct msghdr){.msg_name = &sender->names[i],
-                           .msg_namelen = endpoint_to_sockaddr(&run->to, &sender->names[i]),
-                           .msg_iov = &sender->iov[i],
+    messages->iov[i] =
+        (struct iovec){.iov_base = messages->arena + run->offset, .iov_len = run->length};
+    *msg = (struct msghdr){.msg_name = &messages->names[i],
+                           .msg_namelen = endpoint_to_sockaddr(&run->to, &messages->names[i]),
+                           .msg_iov = &messages->iov[i],
                            .msg_iovlen = 1};
-    message_set_control(msg, &sender->controls[i], &run->to, run->tos, (uint16_t)segment);
+    message_set_control(msg, &messages->controls[i], &run->to, run->tos,
+                        run->count > 1 ? (uint16_t)run->segment : 0);
 }
 
-/* Sends messages[0..count) with as few calls as it takes; returns how many went before an error,
- * and that error (or 0) in *error. */
-static uint32_t messages_send(struct wg_udp_sender *sender, int fd, uint32_t first, uint32_t count,
-                              int *error)
+uint32_t wg_udp_messages_send(struct wg_udp_messages *messages, int fd, uint32_t first,
+                              uint32_t count, int *error)
 {
     uint32_t sent = 0;
 
     *error = 0;
     while (sent < count) {
-        int n = sendmmsg(fd, sender->messages + first + sent, count - sent, MSG_DONTWAIT);
+        int n = sendmmsg(fd, messages->slots + first + sent, count - sent, MSG_DONTWAIT);
         if (n < 0 && errno == EINTR)
             continue;
         if (n <= 0) {
@@ -326,209 +265,6 @@ static uint32_t messages_send(struct wg_udp_sender *sender, int fd, uint32_t fir
         sent += (uint32_t)n;
     }
     return sent;
-}
-
-/* ---- congestion ------------------------------------------------------------------------------ */
-
-static bool is_congestion(int error) { return error == EAGAIN || error == ENOBUFS; }
-
-/* Negative if unknown. */
-static int bytes_queued(int fd)
-{
-    int queued;
-
-    return ioctl(fd, SIOCOUTQ, &queued) < 0 ? -1 : queued;
-}
-
-static bool has_room(struct wg_udp_sender *sender, const struct wg_run *run, int fd)
-{
-    return wg_congestion_has_room(&sender->congestion, run, bytes_queued(fd));
-}
-
-/* UDP is ready to be written to when half of the buffer is free. */
-static bool room_comes(struct wg_udp_sender *sender, const struct wg_run *run, int fd)
-{
-    struct pollfd room = {.fd = fd, .events = POLLOUT};
-
-    if (!wg_congestion_may_wait(&sender->congestion, run))
-        return false;
-    return poll(&room, 1, WAIT_MS) > 0 || has_room(sender, run, fd);
-}
-
-static void peer_yield(wg_device *device, struct wg_udp_sender *sender, uint32_t slot)
-{
-    struct wg_peer *peer = wg_peer_find(device, slot);
-    uint64_t until_ns = wg_device_now_ns(device) + YIELD_NS;
-
-    if (peer)
-        atomic_store_explicit(&peer->yields_until_ns, until_ns, memory_order_relaxed);
-    for (uint32_t i = 0; i < sender->runs_used; i++) {
-        if (sender->runs[i].slot == slot)
-            sender->runs[i].yields = true;
-    }
-}
-
-static void run_drop(wg_device *device, struct wg_udp_sender *sender, const struct wg_run *run)
-{
-    pthread_rwlock_rdlock(&device->tables);
-    struct wg_peer *peer = wg_peer_find(device, run->slot);
-    if (peer)
-        atomic_fetch_add_explicit(&peer->tx_congested, run->count, memory_order_relaxed);
-    peer_yield(device, sender, wg_congestion_yielder(&sender->congestion, run));
-    pthread_rwlock_unlock(&device->tables);
-    wg_count(device, tx_congested, run->count);
-}
-
-static void run_refused(wg_device *device, struct wg_udp_sender *sender, const struct wg_run *run,
-                        int error)
-{
-    if (is_congestion(error))
-        run_drop(device, sender, run);
-    else
-        wg_count(device, tx_send_errors, run->count);
-}
-
-/* ---- what the kernel refuses ----------------------------------------------------------------- */
-
-/* The peer's cached source is stale: forget it, unless it changed meanwhile. */
-static void peer_forget_source(wg_device *device, const struct wg_run *run)
-{
-    pthread_rwlock_rdlock(&device->tables);
-    struct wg_peer *peer = wg_peer_find(device, run->slot);
-    if (peer) {
-        pthread_spin_lock(&peer->endpoint_lock);
-        if (memcmp(peer->endpoint.source, run->to.source, sizeof(run->to.source)) == 0)
-            wg_endpoint_clear_source(&peer->endpoint);
-        pthread_spin_unlock(&peer->endpoint_lock);
-    }
-    pthread_rwlock_unlock(&device->tables);
-}
-
-/* The route to the peer takes no segments of so many bytes or more: send it none this session. */
-static void peer_refuse_gso(wg_device *device, const struct wg_run *run, uint32_t segment)
-{
-    pthread_rwlock_rdlock(&device->tables);
-    struct wg_peer *peer = wg_peer_find(device, run->slot);
-    if (peer)
-        atomic_store_explicit(&peer->gso_refused, segment, memory_order_relaxed);
-    pthread_rwlock_unlock(&device->tables);
-}
-
-static bool is_too_long(int error) { return error == EINVAL || error == EMSGSIZE; }
-
-/* If it may be the source that was refused: from whichever address the kernel chooses.  If that
- * works, the peer's source is stale; else false, and why in *error. */
-static bool run_send_without_source(wg_device *device, struct wg_udp_sender *sender,
-                                    const struct wg_run *run, uint32_t i, int *error)
-{
-    struct wg_run other = *run;
-
-    if (!wg_endpoint_has_source(&run->to) || !wg_udp_is_stale_source(*error))
-        return false;
-    wg_endpoint_clear_source(&other.to);
-    message_build(sender, i, &other, run->offset, run->length, run->count > 1 ? run->segment : 0);
-    if (messages_send(sender, endpoint_fd(sender->queue, &run->to), i, 1, error) != 1)
-        return false;
-    peer_forget_source(device, run);
-    return true;
-}
-
-/* Each message of the run by itself; a message that the kernel refuses is dropped and counted. */
-static void run_send_singly(wg_device *device, struct wg_udp_sender *sender,
-                            const struct wg_run *run, uint32_t scratch)
-{
-    uint32_t end = run->offset + run->length;
-    struct wg_run one = *run;
-
-    one.count = 1;
-    for (; one.offset < end; one.offset += run->segment) {
-        int error;
-
-        one.length = end - one.offset < run->segment ? end - one.offset : run->segment;
-        message_build(sender, scratch, &one, one.offset, one.length, 0);
-        if (messages_send(sender, endpoint_fd(sender->queue, &run->to), scratch, 1, &error) == 1)
-            wg_count(device, tx_calls, 1);
-        else if (!run_send_without_source(device, sender, &one, scratch, &error))
-            run_refused(device, sender, &one, error);
-    }
-}
-
-/* The kernel refused the run: do what is left to try, weakest remedy first.  i is its message. */
-static void run_recover(wg_device *device, struct wg_udp_sender *sender, const struct wg_run *run,
-                        uint32_t i, int error)
-{
-    if (run_send_without_source(device, sender, run, i, &error))
-        return;
-    if (run->count > 1 && (error == EIO || is_too_long(error))) {
-        peer_refuse_gso(device, run, error == EIO ? 1 : run->segment);
-        run_send_singly(device, sender, run, i);
-        return;
-    }
-    run_refused(device, sender, run, error);
-}
-
-/* From the first on, those that leave by one call.  Who yields has no more than the room that was
- * looked for. */
-static uint32_t runs_alike(const struct wg_udp_sender *sender, uint32_t first)
-{
-    const struct wg_run *run = &sender->runs[first];
-    uint32_t count = 1;
-
-    while (first + count < sender->runs_used && run[count].to.family == run->to.family &&
-           !run->yields && !run[count].yields)
-        count++;
-    return count;
-}
-
-/* As messages_send, but waits a moment for room. */
-static uint32_t runs_try(struct wg_udp_sender *sender, uint32_t first, uint32_t count, int *error)
-{
-    const struct wg_run *run = &sender->runs[first];
-    int fd = endpoint_fd(sender->queue, &run->to);
-
-    *error = EAGAIN;
-    if (wg_congestion_needs_look(&sender->congestion, run) && !has_room(sender, run, fd) &&
-        !room_comes(sender, run, fd))
-        return 0;
-    uint32_t sent = messages_send(sender, fd, first, count, error);
-    if (*error == EAGAIN && room_comes(sender, run, fd))
-        sent += messages_send(sender, fd, first + sent, count - sent, error);
-    return sent;
-}
-
-/* Returns how many runs are dealt with. */
-static uint32_t runs_send(wg_device *device, struct wg_udp_sender *sender, uint32_t first)
-{
-    int error;
-    uint32_t sent = runs_try(sender, first, runs_alike(sender, first), &error);
-
-    for (uint32_t i = first; i < first + sent; i++) {
-        wg_congestion_take(&sender->congestion, &sender->runs[i]);
-        wg_congestion_weigh(&sender->congestion, &sender->runs[i]);
-    }
-    wg_count(device, tx_calls, sent);
-    if (!error)
-        return sent;
-    wg_congestion_weigh(&sender->congestion, &sender->runs[first + sent]);
-    run_recover(device, sender, &sender->runs[first + sent], first + sent, error);
-    return sent + 1;
-}
-
-void wg_udp_flush(wg_device *device, struct wg_udp_sender *sender)
-{
-    uint32_t datagrams = 0;
-
-    for (uint32_t i = 0; i < sender->runs_used; i++) {
-        struct wg_run *run = &sender->runs[i];
-        message_build(sender, i, run, run->offset, run->length, run->count > 1 ? run->segment : 0);
-        datagrams += run->count;
-    }
-    sender->congestion.waits = 0;
-    for (uint32_t first = 0; first < sender->runs_used;)
-        first += runs_send(device, sender, first);
-    wg_count(device, tx_datagrams, datagrams);
-    sender->runs_used = 0;
-    sender->used = 0;
 }
 
 /* ---- out, one at a time ---------------------------------------------------------------------- */
@@ -548,7 +284,7 @@ int wg_udp_send(const wg_queue *queue, const wg_endpoint *to, const uint8_t *dat
 
     msg.msg_namelen = endpoint_to_sockaddr(to, &name);
     message_set_control(&msg, &control, to, tos, 0);
-    return sendmsg(endpoint_fd(queue, to), &msg, MSG_DONTWAIT) < 0 ? -errno : 0;
+    return sendmsg(wg_udp_fd(queue, to), &msg, MSG_DONTWAIT) < 0 ? -errno : 0;
 }
 
 /* ---- in -------------------------------------------------------------------------------------- */
@@ -638,6 +374,32 @@ int wg_udp_receive(struct wg_udp_receiver *receiver, int fd, struct wg_datagrams
     for (int i = 0; i < count; i++)
         slot_read(receiver, i, wall_ns, &out[i]);
     return count;
+}
+
+/* ---- a socket's buffers ---------------------------------------------------------------------- */
+
+/* Both sockets are alike. */
+uint32_t wg_udp_send_buffer(const wg_queue *queue)
+{
+    int fd = queue->udp4_fd >= 0 ? queue->udp4_fd : queue->udp6_fd, length = 0;
+    socklen_t size = sizeof(length);
+
+    return getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &length, &size) ? UINT32_MAX : (uint32_t)length;
+}
+
+int wg_udp_queued(int fd)
+{
+    int queued;
+
+    return ioctl(fd, SIOCOUTQ, &queued) < 0 ? -1 : queued;
+}
+
+/* UDP is ready to be written to when half of the buffer is free. */
+bool wg_udp_wait_room(int fd)
+{
+    struct pollfd room = {.fd = fd, .events = POLLOUT};
+
+    return poll(&room, 1, WAIT_MS) > 0;
 }
 
 /* The kernel doubles it: socket(7). */
