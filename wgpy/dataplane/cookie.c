@@ -35,7 +35,7 @@ struct wg_cookie_checker {
     EVP_MAC_CTX *mac; /* keyed anew for each use */
     EVP_CIPHER_CTX *chacha20;
     EVP_CIPHER_CTX *aead;
-    struct wg_udp_sender *sender;
+    struct wg_sender *sender;
     uint32_t wanted; /* entries of replies in use */
     struct wanted_reply replies[REPLIES_PER_BATCH];
 };
@@ -225,11 +225,11 @@ static void replies_make(struct wg_cookie_checker *checker, const uint8_t *secre
         return;
     for (uint32_t i = 0; i < checker->wanted; i++) {
         const struct wanted_reply *wanted = &checker->replies[i];
-        if (!wg_udp_room(checker->sender, WG_COOKIE_REPLY_LEN) ||
-            !reply_make(checker, secret, wanted, nonces[i], wg_udp_next(checker->sender)))
+        if (!wg_sender_room(checker->sender, WG_COOKIE_REPLY_LEN) ||
+            !reply_make(checker, secret, wanted, nonces[i], wg_sender_place(checker->sender)))
             return;
-        wg_udp_commit(checker->sender, WG_COOKIE_REPLY_LEN, WG_NO_SLOT, &wanted->to,
-                      COOKIE_REPLY_TOS, 0);
+        wg_sender_commit(checker->sender, WG_COOKIE_REPLY_LEN, WG_NO_SLOT, &wanted->to,
+                         COOKIE_REPLY_TOS, 0);
         wg_count(checker->device, tx_cookie_replies, 1);
     }
 }
@@ -247,7 +247,7 @@ void wg_cookie_send_replies(struct wg_cookie_checker *checker, uint64_t now_ns)
         replies_make(checker, secret);
     OPENSSL_cleanse(secret, sizeof(secret));
     checker->wanted = 0;
-    wg_udp_flush(device, checker->sender);
+    wg_sender_flush(device, checker->sender);
 }
 
 /* ---- the checker ----------------------------------------------------------------------------- */
@@ -276,7 +276,7 @@ struct wg_cookie_checker *wg_cookie_checker_new(wg_device *device, uint32_t work
     checker->mac = wg_mac_new();
     checker->chacha20 = cipher_new("ChaCha20");
     checker->aead = cipher_new("ChaCha20-Poly1305");
-    checker->sender = wg_udp_sender_new(&device->io.queues[worker], false);
+    checker->sender = wg_sender_new(&device->io.queues[worker], false);
     if (checker->mac1 && checker->mac && checker->chacha20 && checker->aead && checker->sender)
         return checker;
     wg_cookie_checker_free(checker);
@@ -291,7 +291,7 @@ void wg_cookie_checker_free(struct wg_cookie_checker *checker)
     EVP_MAC_CTX_free(checker->mac);
     EVP_CIPHER_CTX_free(checker->chacha20);
     EVP_CIPHER_CTX_free(checker->aead);
-    wg_udp_sender_free(checker->sender);
+    wg_sender_free(checker->sender);
     OPENSSL_cleanse(checker->cookie_key, sizeof(checker->cookie_key));
     free(checker);
 }

@@ -232,7 +232,7 @@ struct wg_peer {
     _Atomic uint64_t handshake_gate_ns;
     _Atomic uint32_t gso_refused; /* bytes per segment from which UDP_SEGMENT failed; 0: none; send
                                      threads set it, a new session clears it */
-    _Atomic uint64_t yields_until_ns; /* until then it is WG_UDP_YIELDING; send threads */
+    _Atomic uint64_t yields_until_ns; /* until then it is WG_SENDER_YIELDING; send threads */
     _Atomic uint64_t tx_congested;    /* messages dropped for want of room; send threads */
 
     struct wg_pending_place pending[WG_PENDING_LISTS]; /* events_lock */
@@ -582,28 +582,28 @@ bool wg_congestion_may_wait(struct wg_congestion *congestion, const struct wg_ru
 /* The run is dropped for want of room: the peer that has to yield, or WG_NO_SLOT. */
 uint32_t wg_congestion_yielder(struct wg_congestion *congestion, const struct wg_run *run);
 
-/* ---- sender.c: batches of sealed messages out --- */
+/* ---- sender.c: batches of sealed messages out ------------------------------------------------ */
 
-struct wg_udp_sender; /* one batch of sealed messages, in one arena */
+struct wg_sender; /* one batch of sealed messages, in one arena */
 /* queue: whose sockets it sends from; has to outlive it.  patient: it may wait for room, a bit. */
-struct wg_udp_sender *wg_udp_sender_new(const wg_queue *queue, bool patient);
-void wg_udp_sender_free(struct wg_udp_sender *sender);
-/* How many messages of length bytes surely fit; 0: flush first.  Then seal each at wg_udp_next and
- * commit it. Messages that follow each other to one endpoint with one TOS and one size (the last
- * may be shorter) go out as one UDP_SEGMENT send when all of them are WG_UDP_BATCHED. */
-enum wg_udp_manner {
-    WG_UDP_BATCHED = 1,
-    WG_UDP_YIELDING = 2, /* no waiting for room in the socket buffer */
+struct wg_sender *wg_sender_new(const wg_queue *queue, bool patient);
+void wg_sender_free(struct wg_sender *sender);
+/* How many messages of length bytes surely fit; 0: flush first.  Then seal each at wg_sender_place
+ * and commit it. Messages that follow each other to one endpoint with one TOS and one size (the
+ * last may be shorter) go out as one UDP_SEGMENT send when all of them are WG_SENDER_BATCHED. */
+enum wg_sender_manner {
+    WG_SENDER_BATCHED = 1,
+    WG_SENDER_YIELDING = 2, /* no waiting for room in the socket buffer */
 };
-uint32_t wg_udp_room(const struct wg_udp_sender *sender, uint32_t length);
-uint8_t *wg_udp_next(struct wg_udp_sender *sender);
-void wg_udp_commit(struct wg_udp_sender *sender, uint32_t length, uint32_t slot,
-                   const wg_endpoint *to, uint8_t tos, uint32_t manner);
+uint32_t wg_sender_room(const struct wg_sender *sender, uint32_t length);
+uint8_t *wg_sender_place(struct wg_sender *sender);
+void wg_sender_commit(struct wg_sender *sender, uint32_t length, uint32_t slot,
+                      const wg_endpoint *to, uint8_t tos, uint32_t manner);
 /* Sends the batch and empties it. Handles GSO fallback (EIO, EINVAL, EMSGSIZE: this run is sent
  * unbatched, and no such one to this peer until it has a new session), a stale source
  * (EINVAL/EADDRNOTAVAIL: resent without it) and a full socket buffer (waited for a moment, then
  * dropped). */
-void wg_udp_flush(wg_device *device, struct wg_udp_sender *sender);
+void wg_sender_flush(wg_device *device, struct wg_sender *sender);
 
 /* ---- backlog.c: what waits in a socket; the part that needs none is in api.h
  * --------------------------- */

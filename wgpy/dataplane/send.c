@@ -26,7 +26,7 @@ struct send_worker {
     int tun_fd;     /* its queue */
     uint64_t now_ns;
     uint32_t failures; /* reads in a row that failed */
-    struct wg_udp_sender *sender;
+    struct wg_sender *sender;
     uint8_t *frame; /* one TUN frame, and room for the last packet's padding */
 };
 
@@ -74,8 +74,8 @@ static bool gso_allowed(const struct send_worker *worker, struct wg_peer *peer, 
 static uint32_t udp_manner(const struct send_worker *worker, const struct sealing *sealing,
                            uint32_t length)
 {
-    return (gso_allowed(worker, sealing->peer, length) ? WG_UDP_BATCHED : 0u) |
-           (sealing->yields ? WG_UDP_YIELDING : 0u);
+    return (gso_allowed(worker, sealing->peer, length) ? WG_SENDER_BATCHED : 0u) |
+           (sealing->yields ? WG_SENDER_YIELDING : 0u);
 }
 
 /* plaintext has room for the padding behind it; what stands there is put back. */
@@ -84,7 +84,7 @@ static void seal_packet(struct send_worker *worker, struct sealing *sealing, uin
 {
     uint32_t padded = padded_length(length, sealing->mtu);
     uint32_t message = padded + WG_TRANSPORT_OVERHEAD;
-    uint8_t *out = wg_udp_next(worker->sender);
+    uint8_t *out = wg_sender_place(worker->sender);
     uint8_t behind[WG_PADDING_MAX];
 
     memcpy(behind, plaintext + length, padded - length);
@@ -95,8 +95,8 @@ static void seal_packet(struct send_worker *worker, struct sealing *sealing, uin
     wg_aead_seal(&sealing->keypair->send_key, worker->index, sealing->counter,
                  out + WG_TRANSPORT_HEADER_LEN, plaintext, padded);
     memcpy(plaintext + length, behind, padded - length);
-    wg_udp_commit(worker->sender, message, sealing->peer->slot, &sealing->to, ecn,
-                  udp_manner(worker, sealing, message));
+    wg_sender_commit(worker->sender, message, sealing->peer->slot, &sealing->to, ecn,
+                     udp_manner(worker, sealing, message));
     sealing->counter++;
     sealing->bytes += message;
 }
@@ -168,7 +168,7 @@ static enum outcome send_staged(struct send_worker *worker, struct wg_peer *peer
 
     pthread_mutex_lock(&peer->staged_lock);
     while ((staged = wg_staged_oldest(peer, worker->index))) {
-        if (!wg_udp_room(worker->sender, message_length_max(staged->length))) {
+        if (!wg_sender_room(worker->sender, message_length_max(staged->length))) {
             outcome = NO_ROOM;
             break;
         }
@@ -206,7 +206,7 @@ static enum outcome seal_frame(struct send_worker *worker, struct wg_peer *peer,
 {
     struct wg_gso *gso = &frame->gso;
     uint32_t left = gso->count - gso->index;
-    uint32_t room = wg_udp_room(worker->sender, message_length_max(wg_gso_packet_length(gso)));
+    uint32_t room = wg_sender_room(worker->sender, message_length_max(wg_gso_packet_length(gso)));
     uint32_t count = room < left ? room : left;
     struct sealing sealing;
     struct wg_packet packet;
@@ -299,7 +299,7 @@ static void send_frame(struct send_worker *worker, size_t length)
         outcome = send_frame_round(worker, &frame);
         pthread_rwlock_unlock(&device->tables);
         if (outcome == NO_ROOM)
-            wg_udp_flush(device, worker->sender);
+            wg_sender_flush(device, worker->sender);
     } while (outcome == NO_ROOM);
     if (outcome == UNREACHABLE)
         answer_unreachable(worker, &frame);
@@ -373,7 +373,7 @@ static void send_kicked(struct send_worker *worker)
         }
         pthread_rwlock_unlock(&device->tables);
         if (outcome == NO_ROOM) {
-            wg_udp_flush(device, worker->sender);
+            wg_sender_flush(device, worker->sender);
             wg_peer_kick(device, slot, WG_KICK_STAGED); /* the rest, in its next turn */
         }
     } while (peer);
@@ -404,7 +404,7 @@ static int send_loop(struct send_worker *worker)
         worker->now_ns = wg_device_now_ns(device);
         send_kicked(worker);
         error = send_frames(worker);
-        wg_udp_flush(device, worker->sender);
+        wg_sender_flush(device, worker->sender);
         if (is_gone(error))
             return error;
     }
@@ -421,10 +421,10 @@ int wg_send_run(wg_device *device, uint32_t worker_index)
     const wg_queue *queue = &device->io.queues[worker_index];
     struct send_worker worker = {.device = device, .index = worker_index, .tun_fd = queue->tun_fd};
     worker.frame = calloc(1, frame_size);
-    worker.sender = wg_udp_sender_new(queue, true); /* its waits hold back who writes to the TUN */
+    worker.sender = wg_sender_new(queue, true); /* its waits hold back who writes to the TUN */
     if (worker.frame && worker.sender)
         error = send_loop(&worker);
-    wg_udp_sender_free(worker.sender);
+    wg_sender_free(worker.sender);
     if (worker.frame)
         OPENSSL_cleanse(worker.frame, frame_size);
     free(worker.frame);

@@ -12,7 +12,7 @@
 #define RUN_BYTES_MAX    65507 /* largest IPv4 UDP payload; IPv6 allows 20 more */
 #define YIELD_NS         (WG_SECONDS(1) / 4)
 
-struct wg_udp_sender {
+struct wg_sender {
     const wg_queue *queue; /* its sockets */
     struct wg_congestion congestion;
     struct wg_udp_messages *messages; /* built at flush */
@@ -22,9 +22,9 @@ struct wg_udp_sender {
     struct wg_run runs[WG_UDP_SEND_SLOTS];
 };
 
-struct wg_udp_sender *wg_udp_sender_new(const wg_queue *queue, bool patient)
+struct wg_sender *wg_sender_new(const wg_queue *queue, bool patient)
 {
-    struct wg_udp_sender *sender = calloc(1, sizeof(*sender));
+    struct wg_sender *sender = calloc(1, sizeof(*sender));
 
     if (!sender)
         return NULL;
@@ -39,7 +39,7 @@ struct wg_udp_sender *wg_udp_sender_new(const wg_queue *queue, bool patient)
     return sender;
 }
 
-void wg_udp_sender_free(struct wg_udp_sender *sender)
+void wg_sender_free(struct wg_sender *sender)
 {
     if (!sender)
         return;
@@ -47,14 +47,14 @@ void wg_udp_sender_free(struct wg_udp_sender *sender)
     free(sender);
 }
 
-uint32_t wg_udp_room(const struct wg_udp_sender *sender, uint32_t length)
+uint32_t wg_sender_room(const struct wg_sender *sender, uint32_t length)
 {
     uint32_t by_bytes = (WG_UDP_ARENA_LEN - sender->used) / length;
     uint32_t by_runs = WG_UDP_SEND_SLOTS - sender->runs_used;
     return by_bytes < by_runs ? by_bytes : by_runs;
 }
 
-uint8_t *wg_udp_next(struct wg_udp_sender *sender) { return sender->arena + sender->used; }
+uint8_t *wg_sender_place(struct wg_sender *sender) { return sender->arena + sender->used; }
 
 static bool run_takes(const struct wg_run *run, uint32_t length, uint32_t slot,
                       const wg_endpoint *to, uint8_t tos)
@@ -64,10 +64,10 @@ static bool run_takes(const struct wg_run *run, uint32_t length, uint32_t slot,
            memcmp(&run->to, to, sizeof(*to)) == 0;
 }
 
-void wg_udp_commit(struct wg_udp_sender *sender, uint32_t length, uint32_t slot,
-                   const wg_endpoint *to, uint8_t tos, uint32_t manner)
+void wg_sender_commit(struct wg_sender *sender, uint32_t length, uint32_t slot,
+                      const wg_endpoint *to, uint8_t tos, uint32_t manner)
 {
-    bool gso = manner & WG_UDP_BATCHED;
+    bool gso = manner & WG_SENDER_BATCHED;
     struct wg_run *run = sender->runs + sender->runs_used - 1;
 
     if (gso && sender->runs_used && run_takes(run, length, slot, to, tos)) {
@@ -82,7 +82,7 @@ void wg_udp_commit(struct wg_udp_sender *sender, uint32_t length, uint32_t slot,
                                                             .slot = slot,
                                                             .tos = tos,
                                                             .open = gso,
-                                                            .yields = manner & WG_UDP_YIELDING,
+                                                            .yields = manner & WG_SENDER_YIELDING,
                                                             .to = *to};
     }
     sender->used += length;
@@ -92,19 +92,19 @@ void wg_udp_commit(struct wg_udp_sender *sender, uint32_t length, uint32_t slot,
 
 static bool is_congestion(int error) { return error == EAGAIN || error == ENOBUFS; }
 
-static bool has_room(struct wg_udp_sender *sender, const struct wg_run *run, int fd)
+static bool has_room(struct wg_sender *sender, const struct wg_run *run, int fd)
 {
     return wg_congestion_has_room(&sender->congestion, run, wg_udp_queued(fd));
 }
 
-static bool room_comes(struct wg_udp_sender *sender, const struct wg_run *run, int fd)
+static bool room_comes(struct wg_sender *sender, const struct wg_run *run, int fd)
 {
     if (!wg_congestion_may_wait(&sender->congestion, run))
         return false;
     return wg_udp_wait_room(fd) || has_room(sender, run, fd);
 }
 
-static void peer_yield(wg_device *device, struct wg_udp_sender *sender, uint32_t slot)
+static void peer_yield(wg_device *device, struct wg_sender *sender, uint32_t slot)
 {
     struct wg_peer *peer = wg_peer_find(device, slot);
     uint64_t until_ns = wg_device_now_ns(device) + YIELD_NS;
@@ -117,7 +117,7 @@ static void peer_yield(wg_device *device, struct wg_udp_sender *sender, uint32_t
     }
 }
 
-static void run_drop(wg_device *device, struct wg_udp_sender *sender, const struct wg_run *run)
+static void run_drop(wg_device *device, struct wg_sender *sender, const struct wg_run *run)
 {
     pthread_rwlock_rdlock(&device->tables);
     struct wg_peer *peer = wg_peer_find(device, run->slot);
@@ -128,7 +128,7 @@ static void run_drop(wg_device *device, struct wg_udp_sender *sender, const stru
     wg_count(device, tx_congested, run->count);
 }
 
-static void run_refused(wg_device *device, struct wg_udp_sender *sender, const struct wg_run *run,
+static void run_refused(wg_device *device, struct wg_sender *sender, const struct wg_run *run,
                         int error)
 {
     if (is_congestion(error))
@@ -167,7 +167,7 @@ static bool is_too_long(int error) { return error == EINVAL || error == EMSGSIZE
 
 /* If it may be the source that was refused: from whichever address the kernel chooses.  If that
  * works, the peer's source is stale; else false, and why in *error. */
-static bool run_send_without_source(wg_device *device, struct wg_udp_sender *sender,
+static bool run_send_without_source(wg_device *device, struct wg_sender *sender,
                                     const struct wg_run *run, uint32_t i, int *error)
 {
     struct wg_run other = *run;
@@ -184,8 +184,8 @@ static bool run_send_without_source(wg_device *device, struct wg_udp_sender *sen
 }
 
 /* Each message of the run by itself; a message that the kernel refuses is dropped and counted. */
-static void run_send_singly(wg_device *device, struct wg_udp_sender *sender,
-                            const struct wg_run *run, uint32_t scratch)
+static void run_send_singly(wg_device *device, struct wg_sender *sender, const struct wg_run *run,
+                            uint32_t scratch)
 {
     uint32_t end = run->offset + run->length;
     struct wg_run one = *run;
@@ -205,7 +205,7 @@ static void run_send_singly(wg_device *device, struct wg_udp_sender *sender,
 }
 
 /* The kernel refused the run: do what is left to try, weakest remedy first.  i is its message. */
-static void run_recover(wg_device *device, struct wg_udp_sender *sender, const struct wg_run *run,
+static void run_recover(wg_device *device, struct wg_sender *sender, const struct wg_run *run,
                         uint32_t i, int error)
 {
     if (run_send_without_source(device, sender, run, i, &error))
@@ -220,7 +220,7 @@ static void run_recover(wg_device *device, struct wg_udp_sender *sender, const s
 
 /* From the first on, those that leave by one call.  Who yields has no more than the room that was
  * looked for. */
-static uint32_t runs_alike(const struct wg_udp_sender *sender, uint32_t first)
+static uint32_t runs_alike(const struct wg_sender *sender, uint32_t first)
 {
     const struct wg_run *run = &sender->runs[first];
     uint32_t count = 1;
@@ -232,7 +232,7 @@ static uint32_t runs_alike(const struct wg_udp_sender *sender, uint32_t first)
 }
 
 /* As wg_udp_messages_send, but waits a moment for room. */
-static uint32_t runs_try(struct wg_udp_sender *sender, uint32_t first, uint32_t count, int *error)
+static uint32_t runs_try(struct wg_sender *sender, uint32_t first, uint32_t count, int *error)
 {
     const struct wg_run *run = &sender->runs[first];
     int fd = wg_udp_fd(sender->queue, &run->to);
@@ -248,7 +248,7 @@ static uint32_t runs_try(struct wg_udp_sender *sender, uint32_t first, uint32_t 
 }
 
 /* Returns how many runs are dealt with. */
-static uint32_t runs_send(wg_device *device, struct wg_udp_sender *sender, uint32_t first)
+static uint32_t runs_send(wg_device *device, struct wg_sender *sender, uint32_t first)
 {
     int error;
     uint32_t sent = runs_try(sender, first, runs_alike(sender, first), &error);
@@ -265,7 +265,7 @@ static uint32_t runs_send(wg_device *device, struct wg_udp_sender *sender, uint3
     return sent + 1;
 }
 
-void wg_udp_flush(wg_device *device, struct wg_udp_sender *sender)
+void wg_sender_flush(wg_device *device, struct wg_sender *sender)
 {
     uint32_t datagrams = 0;
 
