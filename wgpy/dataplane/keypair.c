@@ -2,7 +2,6 @@
 #include <errno.h>
 #include <openssl/crypto.h>
 #include <stdlib.h>
-#include <sys/random.h>
 
 #include "internal.h"
 
@@ -126,9 +125,8 @@ static int index_grow(wg_device *device)
 static int index_choose(wg_device *device, uint32_t *index)
 {
     do {
-        ssize_t got = getrandom(index, sizeof(*index), 0);
-        if (got != sizeof(*index))
-            return got < 0 ? -errno : -EIO;
+        if (!wg_random_fill((uint8_t *)index, sizeof(*index)))
+            return -errno;
     } while (wg_index_find(device, *index));
     return 0;
 }
