@@ -9,9 +9,17 @@
  * A round is what one super-packet brings: PACKETS packets that fill the tunnel's MTU. */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/eventfd.h>
+#include <time.h>
 
-#include "internal.h"
+#include "aead.h"
+#include "allowedips.h"
+#include "bytes.h"
+#include "gro.h"
+#include "gso.h"
+#include "tables.h"
+#include "tun.h"
 
 enum {
     PACKETS = 45,

@@ -4,10 +4,16 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/udp.h>
+#include <poll.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
+#include <time.h>
 
-#include "internal.h"
+#include "bytes.h"
+#include "keypair.h"
+#include "tables.h"
 
 #ifndef UDP_SEGMENT
 #define UDP_SEGMENT 103

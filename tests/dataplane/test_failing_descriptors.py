@@ -14,7 +14,7 @@ from .test_fallbacks import Wire, flow
 
 pytestmark = pytest.mark.threads
 
-IN_A_ROW = 128  # failures until a pause; internal.h
+IN_A_ROW = 128  # failures until a pause; events.h
 PAUSE_MS = 10
 UNREADABLE = [
     *(errno.EIO, errno.EINVAL, errno.ENOMEM, errno.EFAULT, errno.EMSGSIZE),

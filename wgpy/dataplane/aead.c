@@ -11,13 +11,16 @@
 #include <limits.h>
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #ifdef WGPY_IPSEC_MB
 #include <intel-ipsec-mb.h>
 #endif
 
-#include "internal.h"
+#include "aead.h"
+#include "bytes.h"
 
 struct aead_header { /* what is authenticated but not encrypted */
     uint8_t nonce[WG_NONCE_LEN];

@@ -6,7 +6,9 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "internal.h"
+#include "allowedips.h"
+#include "bytes.h"
+#include "tables.h"
 
 #define CHANGES_PER_LOCK 512 /* so that a huge change does not hold up the data threads */
 

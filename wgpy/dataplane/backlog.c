@@ -14,7 +14,9 @@
  * An interval begins when something old is taken, not when it came: old packets by themselves say
  * no more than that nobody ran (SIGSTOP, a suspend, a cgroup's quota) or that the clock was set.
  * Nor does their age then tell the speed, but the time does that they have been taken for. */
-#include "internal.h"
+#include "backlog.h"
+#include "bytes.h"
+#include "udp.h"
 
 #define TARGET_NS   5000000ull   /* RFC 8289, section 4.3 */
 #define INTERVAL_NS 100000000ull /* likewise, section 4.2 */

@@ -131,7 +131,7 @@ def builder() -> FFI:
         "wgpy.dataplane._core",
         CORE_PREAMBLE,
         sources=[str(p.relative_to(ROOT)) for p in sorted(HERE.glob("*.c")) if p.stem != "_core"],
-        depends=["wgpy/dataplane/api.h", "wgpy/dataplane/internal.h"],
+        depends=[str(p.relative_to(ROOT)) for p in sorted(HERE.glob("*.h"))],
         include_dirs=["wgpy/dataplane"],
         define_macros=[("WGPY_IPSEC_MB", "1")] if ipsec_mb else [],
         libraries=["crypto", "pthread", *(["IPSec_MB"] if ipsec_mb else [])],

@@ -2,7 +2,9 @@
  *
  * A one's complement sum is the same in either byte order but for a swap, and in any word size
  * but for a fold, so the loop adds 64-bit words as they lie in memory. */
-#include "internal.h"
+#include <string.h>
+
+#include "checksum.h"
 
 /* The sum of length < 8 bytes; a copy of variable length would cost a store-forwarding stall. */
 static inline uint64_t add_tail(const uint8_t *data, size_t length)

@@ -1,5 +1,8 @@
 /* The time in which all others think: it goes on during a suspend. */
-#include "internal.h"
+#include <time.h>
+
+#include "bytes.h"
+#include "tables.h"
 
 uint64_t wg_device_now_ns(const wg_device *device)
 {

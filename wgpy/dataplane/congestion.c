@@ -8,9 +8,9 @@
  * must not pay for the half that stands there for a slow one.  So we keep how much that is at most:
  * all there is when a peer begins to yield, then what is added for those who yield, and never more
  * than there is. */
-#include <sys/socket.h>
-
-#include "internal.h"
+#include "congestion.h"
+#include "endpoint.h"
+#include "udp.h"
 
 #define WAITS_MAX         2         /* per flush */
 #define DATAGRAM_OVERHEAD 1024      /* bytes of buffer, about */

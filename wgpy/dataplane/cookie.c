@@ -12,8 +12,14 @@
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
 #include <stdlib.h>
+#include <string.h>
 
-#include "internal.h"
+#include "bytes.h"
+#include "cookie.h"
+#include "endpoint.h"
+#include "mac.h"
+#include "sender.h"
+#include "tables.h"
 
 #define MAC1_FROM_END     (2 * WG_MAC_LEN) /* mac1 || mac2 end every message 1 and 2 (5.4) */
 #define XNONCE_LEN        24

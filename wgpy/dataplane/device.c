@@ -2,8 +2,15 @@
 #include <errno.h>
 #include <openssl/crypto.h>
 #include <stdlib.h>
+#include <string.h>
 
-#include "internal.h"
+#include "aead.h"
+#include "allowedips.h"
+#include "events.h"
+#include "icmp.h"
+#include "keypair.h"
+#include "staged.h"
+#include "tables.h"
 
 #define MTU_DEFAULT 1420
 #define PEERS_MIN   16

@@ -1,7 +1,7 @@
 /* Outside addresses: of a peer, and ours on which it reached us. */
-#include <sys/socket.h>
+#include <string.h>
 
-#include "internal.h"
+#include "endpoint.h"
 
 size_t wg_endpoint_address_length(const wg_endpoint *endpoint)
 {

@@ -6,9 +6,13 @@
  * behind writes it itself, for who comes then finds the inbox not empty and wakes nobody.  Thus
  * what waits is always announced. */
 #include <errno.h>
+#include <string.h>
+#include <time.h>
 #include <unistd.h>
 
-#include "internal.h"
+#include "bytes.h"
+#include "events.h"
+#include "tables.h"
 
 enum { MESSAGE_FORGOTTEN = 0 }; /* wg_event.kind of a message whose peer is gone */
 

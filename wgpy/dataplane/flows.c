@@ -13,7 +13,9 @@
  * The tables have no keys: flows that share a bucket may move once more, nothing else. */
 #include <netinet/in.h>
 
-#include "internal.h"
+#include "bytes.h"
+#include "flows.h"
+#include "tables.h"
 
 #define IPV4_FRAGMENT   0x3fff /* more of it, or not the first: no ports that can be trusted */
 #define IPV6_HEADER_LEN 40

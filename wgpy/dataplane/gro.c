@@ -16,8 +16,12 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <stdlib.h>
+#include <string.h>
 
-#include "internal.h"
+#include "bytes.h"
+#include "checksum.h"
+#include "gro.h"
+#include "tun.h"
 
 #define UDP_SEGMENTS_MAX 64
 #define FLOW_SETS_LOG2   7

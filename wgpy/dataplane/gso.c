@@ -10,8 +10,12 @@
  * - A UDP checksum that computes to 0 must leave as 0xFFFF, as 0 means none (RFC 768). */
 #include <errno.h>
 #include <netinet/in.h>
+#include <string.h>
 
-#include "internal.h"
+#include "bytes.h"
+#include "checksum.h"
+#include "gso.h"
+#include "tun.h"
 
 /* Byte offsets in TCP and UDP headers. */
 enum { TCP_SEQUENCE = 4, TCP_FLAGS = 12, TCP_CHECKSUM = 16, UDP_LENGTH = 4, UDP_CHECKSUM = 6 };

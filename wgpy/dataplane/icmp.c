@@ -12,9 +12,14 @@
 #include <netinet/in.h>
 #include <netinet/ip_icmp.h>
 #include <stdlib.h>
-#include <sys/socket.h>
+#include <string.h>
 
-#include "internal.h"
+#include "bytes.h"
+#include "checksum.h"
+#include "endpoint.h"
+#include "icmp.h"
+#include "tables.h"
+#include "tun.h"
 
 #define PER_ADDRESS_S     1 /* errors about one address a second, and at once */
 #define PER_ADDRESS_BURST 6

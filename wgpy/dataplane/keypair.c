@@ -3,7 +3,11 @@
 #include <openssl/crypto.h>
 #include <stdlib.h>
 
-#include "internal.h"
+#include "aead.h"
+#include "bytes.h"
+#include "keypair.h"
+#include "mac.h"
+#include "tables.h"
 
 /* ---- replay (RFC 6479) ----------------------------------------------------------------------- */
 

@@ -17,7 +17,10 @@
  */
 #include <netinet/in.h>
 
-#include "internal.h"
+#include "bytes.h"
+#include "keypair.h"
+#include "loops.h"
+#include "tables.h"
 
 #define IPV6_LEN          40
 #define FRAGMENT_OFFSET   0x1fff /* IPv4 */

@@ -5,7 +5,7 @@
 #include <openssl/params.h>
 #include <sys/random.h>
 
-#include "internal.h"
+#include "mac.h"
 
 EVP_MAC_CTX *wg_mac_new(void)
 {

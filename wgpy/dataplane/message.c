@@ -1,7 +1,10 @@
 /* Handshake messages out, from control. */
 #include <errno.h>
 
-#include "internal.h"
+#include "endpoint.h"
+#include "peer.h"
+#include "tables.h"
+#include "udp.h"
 
 static int message_endpoint(wg_device *device, uint32_t slot, const wg_endpoint *to,
                             wg_endpoint *out)

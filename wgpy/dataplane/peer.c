@@ -1,8 +1,12 @@
 /* What a peer knows of its traffic: where it is, stamps and counters, when control has to look. */
 #include <errno.h>
-#include <sys/socket.h>
+#include <string.h>
 
-#include "internal.h"
+#include "bytes.h"
+#include "endpoint.h"
+#include "events.h"
+#include "peer.h"
+#include "tables.h"
 
 /* ---- endpoint -------------------------------------------------------------------------------- */
 

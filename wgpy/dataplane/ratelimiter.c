@@ -7,9 +7,12 @@
  * addresses costs neither memory nor the buckets of others. */
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
+#include <pthread.h>
 #include <stdlib.h>
 
-#include "internal.h"
+#include "bytes.h"
+#include "endpoint.h"
+#include "mac.h"
 
 #define SETS       4096 /* a power of two */
 #define SET_PLACES 8    /* two cache lines */

@@ -14,7 +14,19 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "internal.h"
+#include "aead.h"
+#include "allowedips.h"
+#include "backlog.h"
+#include "bytes.h"
+#include "cookie.h"
+#include "events.h"
+#include "flows.h"
+#include "gro.h"
+#include "keypair.h"
+#include "peer.h"
+#include "tables.h"
+#include "tun.h"
+#include "udp.h"
 
 #define BATCHES_PER_POLL 16 /* so that one busy socket does not starve the other */
 #define IPV4_HEADER_LEN  20

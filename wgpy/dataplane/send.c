@@ -14,9 +14,23 @@
 #include <errno.h>
 #include <openssl/crypto.h>
 #include <stdlib.h>
-#include <unistd.h>
+#include <string.h>
 
-#include "internal.h"
+#include "aead.h"
+#include "allowedips.h"
+#include "bytes.h"
+#include "endpoint.h"
+#include "events.h"
+#include "flows.h"
+#include "gso.h"
+#include "icmp.h"
+#include "keypair.h"
+#include "loops.h"
+#include "peer.h"
+#include "sender.h"
+#include "staged.h"
+#include "tables.h"
+#include "tun.h"
 
 #define FRAMES_PER_BATCH 128
 

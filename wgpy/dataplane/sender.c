@@ -5,8 +5,14 @@
  * again in another way, weakest remedy first; for what finds no room see congestion.c. */
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
-#include "internal.h"
+#include "bytes.h"
+#include "congestion.h"
+#include "endpoint.h"
+#include "sender.h"
+#include "tables.h"
+#include "udp.h"
 
 #define RUN_SEGMENTS_MAX 64    /* UDP_MAX_SEGMENTS of kernels before 6.9 */
 #define RUN_BYTES_MAX    65507 /* largest IPv4 UDP payload; IPv6 allows 20 more */

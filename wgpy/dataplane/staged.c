@@ -5,8 +5,10 @@
  * Each packet belongs to the send thread that read it.  If another sent it, a later packet of the
  * same flow, which its own thread reads next, could leave before it. */
 #include <stdlib.h>
+#include <string.h>
 
-#include "internal.h"
+#include "staged.h"
+#include "tables.h"
 
 _Static_assert(WG_STAGED_MAX <= UINT8_MAX, "counted in wg_peer.staged_by");
 

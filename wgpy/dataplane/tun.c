@@ -3,7 +3,7 @@
 #include <errno.h>
 #include <unistd.h>
 
-#include "internal.h"
+#include "tun.h"
 
 ssize_t wg_tun_read(int fd, uint8_t *buffer, size_t size)
 {

@@ -12,17 +12,25 @@
  *   IPv4, newer kernels give ENETUNREACH; it looks the same as no route at all.
  * - Who waits for room in a socket buffer is woken when half of it is free: seconds, behind a slow
  *   link. */
+#ifndef _GNU_SOURCE /* sendmmsg, recvmmsg, struct in6_pktinfo */
+#error "compile with -D_GNU_SOURCE"
+#endif
 #include <arpa/inet.h>
 #include <errno.h>
 #include <linux/sockios.h>
 #include <netinet/in.h>
 #include <netinet/udp.h>
+#include <poll.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <time.h>
 
-#include "internal.h"
+#include "bytes.h"
+#include "endpoint.h"
+#include "udp.h"
 
 #ifndef UDP_SEGMENT
 #define UDP_SEGMENT 103

@@ -1,0 +1,14 @@
+/* What a peer knows of its traffic. */
+#ifndef WGPY_PEER_H
+#define WGPY_PEER_H
+#include "tables.h"
+
+/* Stamps (6.1-6.5): data is whether the message carried a payload. Raise TIMER_ARMED if due. */
+void wg_peer_stamp_sent(struct wg_peer *peer, uint64_t bytes, bool data, uint64_t now_ns);
+void wg_peer_stamp_received(struct wg_peer *peer, uint64_t bytes, bool data, uint64_t now_ns);
+void wg_peer_roam(struct wg_peer *peer, const wg_endpoint *source); /* set if different */
+wg_endpoint wg_peer_endpoint(struct wg_peer *peer);
+/* WANT_HANDSHAKE, unless the gate is shut. */
+void wg_peer_ask_handshake(struct wg_peer *peer, uint64_t now_ns);
+
+#endif

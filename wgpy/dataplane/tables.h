@@ -1,0 +1,160 @@
+/* The device and its peers: their structs, and who may touch what.  Nothing here is visible to
+ * Python.
+ *
+ * Locks, in the order in which they may be taken:
+ *   device.tables (rwlock)  control writes; data threads read, one batch at a time, no system call
+ *                           under it.  Guards: peers[], the trie, the index table, peer.keypairs.
+ *   peer.staged_lock        send threads (append, flush) and control (drop).
+ *   peer.endpoint_lock      spin; receive threads (roam), send threads and control (copy).
+ *   keypair.replay_lock     spin; receive threads.
+ *   device.events_lock      any thread; the ring, the lists of pending peers.
+ *   device.kicks_lock       control and send threads; the list of kicked peers.
+ *   device.cookie_lock      receive threads; the secret of cookies.
+ *   ratelimiter.lock        whoever uses the limiter.
+ * Counters and stamps are relaxed atomics: each is a single value, read by itself. */
+#ifndef WGPY_TABLES_H
+#define WGPY_TABLES_H
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include "api.h"
+
+struct wg_aead_backend;    /* aead.c */
+struct wg_allowedips_node; /* allowedips.c */
+struct wg_icmp;            /* icmp.c */
+struct wg_index_entry;     /* keypair.h */
+struct wg_keypair;         /* likewise */
+struct wg_staged;          /* staged.h */
+
+struct wg_kick { /* for one send thread */
+    struct wg_peer *next;
+    uint32_t kinds; /* enum wg_kick_kind bits */
+    bool listed;
+};
+
+/* Of peers about whom control has to hear. */
+enum wg_pending_list {
+    WG_PENDING_URGENT,  /* all bits but the following: seldom, and cheap to handle */
+    WG_PENDING_WANTS,   /* WG_WANT_HANDSHAKE: thousands at once, and a handshake each */
+    WG_PENDING_UNHEARD, /* the same, of peers not heard from since they last wanted one */
+    WG_PENDING_LISTS
+};
+
+struct wg_pending_place { /* a peer's, on one list */
+    struct wg_peer *before, *next;
+    uint32_t bits; /* enum wg_pending, not yet taken; 0: not on the list */
+};
+
+struct wg_peer {
+    uint32_t slot;
+    wg_device *device;
+    struct wg_keypair *current, *previous, *next; /* control; device.tables */
+    struct wg_allowedips_node *first_allowedip;   /* control; device.tables; insertion order */
+    struct wg_allowedips_node *last_allowedip;
+    uint32_t allowedips;                /* how many; control; device.tables */
+    struct wg_index_entry *first_index; /* all of this peer's indexes; control; device.tables */
+
+    pthread_spinlock_t endpoint_lock;
+    wg_endpoint endpoint; /* endpoint_lock */
+
+    pthread_mutex_t staged_lock;
+    struct wg_staged *staged_first, *staged_last; /* staged_lock */
+    uint32_t staged_bytes;                        /* of memory; staged_lock */
+    uint8_t staged_by[WG_MAX_WORKERS];            /* packets of each worker; staged_lock */
+    _Atomic uint32_t staged_count;                /* written under staged_lock, read without */
+    _Atomic uint32_t staged_workers;              /* bit i: worker i has some; likewise */
+
+    _Atomic uint64_t tx_bytes, rx_bytes;
+    _Atomic uint64_t tx_any_ns, rx_any_ns, tx_data_ns, rx_data_ns;
+    _Atomic uint64_t tx_unanswered_since_ns, rx_unanswered_since_ns;
+    _Atomic uint64_t
+        wake_ns; /* seq_cst: pairs stamp-store/wake-load here with the reverse in control */
+    _Atomic uint64_t handshake_gate_ns;
+    _Atomic uint32_t gso_refused; /* bytes per segment from which UDP_SEGMENT failed; 0: none; send
+                                     threads set it, a new session clears it */
+    _Atomic uint64_t yields_until_ns; /* until then it is WG_SENDER_YIELDING; send threads */
+    _Atomic uint64_t tx_congested;    /* messages dropped for want of room; send threads */
+
+    struct wg_pending_place pending[WG_PENDING_LISTS]; /* events_lock */
+    uint64_t want_heard_ns; /* events_lock: rx_any_ns when it last wanted a handshake; WG_NEVER:
+                               it never did */
+    struct wg_kick kicks[]; /* one per worker; kicks_lock */
+};
+
+#define WG_INDEX_BUCKETS_MIN 1024
+#define WG_FLOW_BUCKETS      4096
+
+struct wg_cookie_keys {           /* control writes; device.tables */
+    uint8_t mac1_key[WG_KEY_LEN]; /* valid while has_mac1 */
+    uint8_t cookie_key[WG_KEY_LEN];
+    bool has_mac1, has_cookie;
+    uint64_t version; /* counts changes: tells receive threads that their copies are old */
+};
+
+struct wg_allowedips { /* one trie per family; tables */
+    struct wg_allowedips_node *root4;
+    struct wg_allowedips_node *root6;
+};
+
+struct wg_device {
+    pthread_rwlock_t tables;         /* PREFER_WRITER_NONRECURSIVE */
+    struct wg_peer **peers;          /* by slot, NULL when free; tables */
+    uint32_t slots;                  /* size of peers; tables */
+    uint32_t free_hint;              /* no free slot below it; tables */
+    struct wg_allowedips allowedips; /* tables */
+    struct wg_index_entry **indexes; /* tables; index_buckets chains (a power of two) */
+    uint32_t index_buckets;          /* tables */
+    uint32_t index_count;            /* tables */
+    const struct wg_aead_backend *aead;
+
+    uint32_t workers;                             /* data threads per direction; never changes */
+    int event_fd, receive_wake_fd;                /* eventfds, borrowed */
+    int send_wake_fds[WG_MAX_WORKERS];            /* likewise, one per send thread */
+    wg_io io;                                     /* written before the threads start */
+    _Atomic uint8_t flow_queues[WG_FLOW_BUCKETS]; /* flows.c; send threads write */
+    _Atomic uint8_t fragment_queues[WG_FLOW_BUCKETS]; /* likewise, by addresses and protocol */
+    atomic_bool stopping;
+    _Atomic uint32_t mtu;
+    _Atomic uint64_t staged_bytes; /* of all peers; under each one's staged_lock */
+    _Atomic uint64_t clock_offset_ns;
+
+    pthread_mutex_t events_lock;
+    wg_event *ring; /* events_lock; WG_EVENT_RING entries */
+    uint32_t ring_head, ring_count;
+    uint64_t load_until_ns; /* events_lock: end of being under load */
+    uint32_t load_messages; /* events_lock: that came since load_until_ns was set */
+    struct {
+        struct wg_peer *first, *last;
+    } pending[WG_PENDING_LISTS]; /* events_lock */
+    uint32_t want_turn;          /* events_lock: counts; whose want is next */
+
+    pthread_mutex_t kicks_lock;
+    struct {
+        struct wg_peer *first, *last;
+    } kicked[WG_MAX_WORKERS]; /* by worker; kicks_lock */
+
+    struct wg_cookie_keys cookie_keys; /* tables */
+    pthread_mutex_t cookie_lock;
+    uint8_t cookie_secret[WG_KEY_LEN]; /* cookie_lock; receive threads renew it when it is needed */
+    uint64_t cookie_secret_expires_ns; /* cookie_lock */
+    struct wg_ratelimiter *handshakes; /* rates of sources under load; made at create */
+    struct wg_icmp *icmp;              /* rates of ICMP errors; made at create */
+
+    struct { /* one relaxed atomic per field of wg_counters, same order */
+        _Atomic uint64_t value[sizeof(wg_counters) / sizeof(uint64_t)];
+    } counters;
+};
+
+/* Either side of tables; NULL: the slot is free. */
+static inline struct wg_peer *wg_peer_find(const wg_device *device, uint32_t slot)
+{
+    return slot < device->slots ? device->peers[slot] : NULL;
+}
+
+#define wg_count(device, field, n)                                                                 \
+    atomic_fetch_add_explicit(                                                                     \
+        &(device)->counters.value[offsetof(wg_counters, field) / sizeof(uint64_t)], (n),           \
+        memory_order_relaxed)
+
+#endif
