@@ -27,7 +27,7 @@ ARROWS: dict[str, set[str]] = {
     "cookie": {"sender", "mac"},
     "sender": {"congestion", "clock"},
     "icmp": {"ratelimiter", "checksum", "tun", "tables"},
-    "loops": {"keypair"},
+    "loops": {"keypair", "ip"},
     "peer": {"events", "endpoint"},
     "keypair": {"aead", "mac", "tables"},
     "gro": {"checksum", "tun", "udp"},
@@ -38,10 +38,11 @@ ARROWS: dict[str, set[str]] = {
     "ratelimiter": {"mac", "endpoint", "bytes"},
     "allowedips": {"tables", "bytes"},
     "events": {"tables", "bytes"},
-    "flows": {"tables", "bytes"},
+    "flows": {"tables", "bytes", "ip"},
     "clock": {"tables", "bytes"},
     "staged": {"tables"},
     "aead": {"bytes"},
+    "checksum": {"ip"},
 }
 
 # Who asks the kernel for what; the last two for nothing else.

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "checksum.h"
+#include "ip.h"
 
 /* The sum of length < 8 bytes; a copy of variable length would cost a store-forwarding stall. */
 static inline uint64_t add_tail(const uint8_t *data, size_t length)
@@ -78,7 +79,7 @@ uint64_t wg_checksum_pseudo(const uint8_t *ip, uint8_t protocol, uint32_t transp
 {
     uint64_t sum = (uint64_t)protocol + transport_length;
 
-    if (ip[0] >> 4 == 4)
+    if (wg_ip_is_v4(ip))
         return sum + wg_checksum_fold(ip + 12, 8, 0);
     return sum + wg_checksum_fold(ip + 8, 32, 0);
 }

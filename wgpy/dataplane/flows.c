@@ -15,13 +15,12 @@
 
 #include "bytes.h"
 #include "flows.h"
+#include "ip.h"
 #include "tables.h"
 
-#define IPV4_FRAGMENT   0x3fff /* more of it, or not the first: no ports that can be trusted */
-#define IPV6_HEADER_LEN 40
-#define FRAGMENT_LEN    8 /* IPv6's header for it, which begins with the next one's protocol */
-#define GOLDEN          0x9e3779b1u /* 2^32 / golden ratio */
-#define BUCKET(hash)    ((hash) >> 20)
+#define IPV4_FRAGMENT 0x3fff      /* more of it, or not the first: no ports that can be trusted */
+#define GOLDEN        0x9e3779b1u /* 2^32 / golden ratio */
+#define BUCKET(hash)  ((hash) >> 20)
 _Static_assert(WG_FLOW_BUCKETS == 1 << 12, "a bucket is the upper 12 bits of 32");
 
 struct flow {
@@ -35,15 +34,15 @@ struct flow {
  * header is there. */
 static uint32_t pair_read(struct flow *flow, const uint8_t *ip, uint32_t length)
 {
-    bool v4 = ip[0] >> 4 == 4;
+    bool v4 = wg_ip_is_v4(ip);
     uint32_t size = v4 ? 4 : 16, at = v4 ? 12 : 8, hash;
 
     flow->protocol = v4 ? ip[9] : ip[6];
     flow->fragment =
         v4 ? wg_load_be16(ip + 6) & IPV4_FRAGMENT
-           : flow->protocol == IPPROTO_FRAGMENT && length >= IPV6_HEADER_LEN + FRAGMENT_LEN;
+           : flow->protocol == IPPROTO_FRAGMENT && length >= WG_IPV6_LEN + WG_IPV6_FRAGMENT_LEN;
     if (!v4 && flow->fragment)
-        flow->protocol = ip[IPV6_HEADER_LEN];
+        flow->protocol = ip[WG_IPV6_LEN];
     hash = flow->protocol;
     for (uint32_t i = 0; i < size; i += 4)
         hash = (hash ^ wg_load_le32(ip + at + i) ^ wg_load_le32(ip + at + size + i)) * GOLDEN;
@@ -53,7 +52,7 @@ static uint32_t pair_read(struct flow *flow, const uint8_t *ip, uint32_t length)
 
 static struct flow flow_read(const uint8_t *ip, uint32_t length)
 {
-    uint32_t transport = ip[0] >> 4 == 4 ? (ip[0] & 15) * 4u : IPV6_HEADER_LEN;
+    uint32_t transport = wg_ip_is_v4(ip) ? wg_ipv4_header_length(ip) : WG_IPV6_LEN;
     struct flow flow;
     uint32_t hash = pair_read(&flow, ip, length);
 

@@ -21,6 +21,7 @@
 #include "bytes.h"
 #include "checksum.h"
 #include "gro.h"
+#include "ip.h"
 #include "tun.h"
 
 #define UDP_SEGMENTS_MAX 64
@@ -119,11 +120,11 @@ static enum flow_kind read_ipv4(const struct wg_gro *gro, struct packet_shape *s
 {
     const uint8_t *ip = shape->ip;
 
-    if (shape->length < 20 || !protocol_merges(gro, ip[9]))
+    if (shape->length < WG_IPV4_LEN || !protocol_merges(gro, ip[9]))
         return NO_FLOW;
     if (ip[0] != 0x45 || (wg_load_be16(ip + 6) & ~IPV4_DF) || wg_load_be16(ip + 2) != shape->length)
         return ANY_FLOW;
-    shape->transport = 20;
+    shape->transport = WG_IPV4_LEN;
     shape->protocol = ip[9];
     return ONE_FLOW;
 }
@@ -132,7 +133,7 @@ static enum flow_kind read_ipv6(const struct wg_gro *gro, struct packet_shape *s
 {
     const uint8_t *ip = shape->ip;
 
-    if (shape->length < 40)
+    if (shape->length < WG_IPV6_LEN)
         return NO_FLOW;
     switch (ip[6]) {
     case IPPROTO_HOPOPTS:
@@ -144,9 +145,9 @@ static enum flow_kind read_ipv6(const struct wg_gro *gro, struct packet_shape *s
         if (!protocol_merges(gro, ip[6]))
             return NO_FLOW;
     }
-    if (40u + wg_load_be16(ip + 4) != shape->length)
+    if (WG_IPV6_LEN + wg_load_be16(ip + 4) != shape->length)
         return ANY_FLOW;
-    shape->transport = 40;
+    shape->transport = WG_IPV6_LEN;
     shape->protocol = ip[6];
     return ONE_FLOW;
 }
@@ -189,9 +190,9 @@ static enum flow_kind read_shape(const struct wg_gro *gro, struct packet_shape *
     enum flow_kind kind = NO_FLOW;
 
     *shape = (struct packet_shape){.ip = packet, .length = length};
-    if (length != 0 && packet[0] >> 4 == 4)
+    if (length != 0 && wg_ip_version(packet) == 4)
         kind = read_ipv4(gro, shape);
-    else if (length != 0 && packet[0] >> 4 == 6)
+    else if (length != 0 && wg_ip_version(packet) == 6)
         kind = read_ipv6(gro, shape);
     if (kind != ONE_FLOW)
         return kind;
@@ -200,7 +201,8 @@ static enum flow_kind read_shape(const struct wg_gro *gro, struct packet_shape *
 
 static bool same_flow(const struct packet_shape *a, const struct packet_shape *b)
 {
-    uint32_t at = a->transport == 20 ? 12 : 8; /* both addresses, and with them the ports */
+    /* Both addresses, and with them the ports. */
+    uint32_t at = a->transport == WG_IPV4_LEN ? 12 : 8;
 
     return a->transport == b->transport && a->protocol == b->protocol &&
            memcmp(a->ip + at, b->ip + at, a->transport + 4 - at) == 0;
@@ -213,7 +215,7 @@ static uint32_t flow_set(const struct packet_shape *shape)
     const uint8_t *ip = shape->ip;
     uint64_t hash = wg_load_le32(ip + shape->transport) + shape->protocol;
 
-    for (uint32_t at = shape->transport == 20 ? 12 : 8; at < shape->transport; at += 8) {
+    for (uint32_t at = shape->transport == WG_IPV4_LEN ? 12 : 8; at < shape->transport; at += 8) {
         hash = (hash ^ wg_load_le64(ip + at)) * 0x9e3779b97f4a7c15ull; /* 2^64 / golden ratio */
         hash ^= hash >> 32;
     }
@@ -281,8 +283,8 @@ static bool headers_continue(const struct gro_frame *frame, const struct packet_
         return false;
     if (shape->protocol == IPPROTO_TCP && !tcp_continues(frame, shape))
         return false;
-    return shape->transport == 20 ? ipv4_continues(frame, shape->ip)
-                                  : ipv6_continues(frame, shape->ip);
+    return shape->transport == WG_IPV4_LEN ? ipv4_continues(frame, shape->ip)
+                                           : ipv6_continues(frame, shape->ip);
 }
 
 static bool frame_has_room(const struct gro_frame *frame, const struct packet_shape *shape)
@@ -298,7 +300,8 @@ static bool checksums_valid(const struct packet_shape *shape)
     uint32_t rest = shape->length - shape->transport;
     uint64_t pseudo = wg_checksum_pseudo(shape->ip, shape->protocol, rest);
 
-    if (shape->transport == 20 && wg_checksum_fold(shape->ip, 20, 0) != UINT16_MAX)
+    if (shape->transport == WG_IPV4_LEN &&
+        wg_checksum_fold(shape->ip, WG_IPV4_LEN, 0) != UINT16_MAX)
         return false;
     return wg_checksum_fold(shape->ip + shape->transport, rest, pseudo) == UINT16_MAX;
 }
@@ -316,7 +319,7 @@ static bool packet_continues(struct gro_frame *frame, const struct packet_shape 
 static bool join_frame(struct wg_gro *gro, struct gro_frame *frame, uint32_t index,
                        const struct packet_shape *shape)
 {
-    if (shape->transport == 20 && frame->count == 1)
+    if (shape->transport == WG_IPV4_LEN && frame->count == 1)
         frame->id_step =
             (uint16_t)(wg_load_be16(shape->ip + 4) - wg_load_be16(frame->shape.ip + 4));
     gro->packets[frame->last].next = index;
@@ -379,10 +382,10 @@ static void merge_headers(struct wg_gro *gro, const struct gro_frame *frame)
 
     gro->saved_at = ip;
     memcpy(gro->saved, ip, shape->length < HEADER_SAVED ? shape->length : HEADER_SAVED);
-    if (shape->transport == 20) {
+    if (shape->transport == WG_IPV4_LEN) {
         wg_store_be16(ip + 2, (uint16_t)frame->length);
         wg_store_be16(ip + 10, 0);
-        wg_store_be16(ip + 10, (uint16_t)~wg_checksum_fold(ip, 20, 0));
+        wg_store_be16(ip + 10, (uint16_t)~wg_checksum_fold(ip, WG_IPV4_LEN, 0));
     } else {
         wg_store_be16(ip + 4, (uint16_t)rest);
     }
@@ -394,9 +397,9 @@ static void merge_headers(struct wg_gro *gro, const struct gro_frame *frame)
                   wg_checksum_fold(ip, 0, wg_checksum_pseudo(ip, shape->protocol, rest)));
     gro->vnet = (struct virtio_net_hdr){
         .flags = VIRTIO_NET_HDR_F_NEEDS_CSUM,
-        .gso_type = !tcp                     ? VIRTIO_NET_HDR_GSO_UDP_L4
-                    : shape->transport == 20 ? VIRTIO_NET_HDR_GSO_TCPV4
-                                             : VIRTIO_NET_HDR_GSO_TCPV6,
+        .gso_type = !tcp                              ? VIRTIO_NET_HDR_GSO_UDP_L4
+                    : shape->transport == WG_IPV4_LEN ? VIRTIO_NET_HDR_GSO_TCPV4
+                                                      : VIRTIO_NET_HDR_GSO_TCPV6,
         .hdr_len = (uint16_t)shape->header_length,
         .gso_size = (uint16_t)shape->payload,
         .csum_start = (uint16_t)shape->transport,

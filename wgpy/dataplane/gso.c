@@ -15,6 +15,7 @@
 #include "bytes.h"
 #include "checksum.h"
 #include "gso.h"
+#include "ip.h"
 #include "tun.h"
 
 /* Byte offsets in TCP and UDP headers. */
@@ -30,19 +31,20 @@ static uint32_t read_ip_header(struct wg_gso *gso, size_t frame_length)
     const uint8_t *ip = gso->ip;
     uint32_t header;
 
-    if (frame_length < 20 || frame_length > WG_FRAME_MAX)
+    if (frame_length < WG_IPV4_LEN || frame_length > WG_FRAME_MAX)
         return 0;
-    gso->version = ip[0] >> 4;
+    gso->version = wg_ip_version(ip);
     if (gso->version == 4) {
-        header = (ip[0] & 15) * 4u;
+        header = wg_ipv4_header_length(ip);
         gso->length = wg_load_be16(ip + 2);
-    } else if (gso->version == 6 && frame_length >= 40) {
-        header = 40;
-        gso->length = 40u + wg_load_be16(ip + 4);
+    } else if (gso->version == 6 && frame_length >= WG_IPV6_LEN) {
+        header = WG_IPV6_LEN;
+        gso->length = WG_IPV6_LEN + wg_load_be16(ip + 4);
     } else {
         return 0;
     }
-    return header >= 20 && header <= gso->length && gso->length <= frame_length ? header : 0;
+    bool valid = header >= WG_IPV4_LEN && header <= gso->length && gso->length <= frame_length;
+    return valid ? header : 0;
 }
 
 static int finish_checksum(struct wg_gso *gso, uint32_t ip_header, uint32_t start, uint32_t offset)
@@ -63,7 +65,7 @@ static int finish_checksum(struct wg_gso *gso, uint32_t ip_header, uint32_t star
 static uint32_t skip_extensions(const struct wg_gso *gso)
 {
     const uint8_t *ip = gso->ip;
-    uint32_t at = 40;
+    uint32_t at = WG_IPV6_LEN;
     uint8_t next = ip[6];
 
     while (next != gso->protocol) {
@@ -215,7 +217,7 @@ static void fill_ip_header(const struct wg_gso *gso, uint8_t *ip, uint32_t lengt
     uint16_t id = (uint16_t)(gso->id + gso->index);
 
     if (gso->version == 6) {
-        wg_store_be16(ip + 4, (uint16_t)(length - 40));
+        wg_store_be16(ip + 4, (uint16_t)(length - WG_IPV6_LEN));
         return;
     }
     wg_store_be16(ip + 2, (uint16_t)length);

@@ -18,6 +18,7 @@
 #include "checksum.h"
 #include "endpoint.h"
 #include "icmp.h"
+#include "ip.h"
 #include "tables.h"
 #include "tun.h"
 
@@ -26,15 +27,12 @@
 #define ALL_S             1000 /* errors about all */
 #define ALL_BURST         50
 
-#define IPV4_LEN        20
-#define IPV6_LEN        40
-#define ICMP_LEN        8    /* its header in an error, both families */
-#define V4_ERROR_MAX    576  /* RFC 1812, section 4.3.2.3 */
-#define V6_ERROR_MAX    1280 /* RFC 4443, section 2.4 (c) */
-#define TTL             64
-#define TOS_CONTROL     0xc0 /* internetwork control: RFC 1812, section 4.3.2.5 */
-#define FRAGMENT_OFFSET 0x1fff
-#define EXTENSIONS_MAX  8 /* headers before the upper layer's; a longer chain gets no answer */
+#define ICMP_LEN       8    /* its header in an error, both families */
+#define V4_ERROR_MAX   576  /* RFC 1812, section 4.3.2.3 */
+#define V6_ERROR_MAX   1280 /* RFC 4443, section 2.4 (c) */
+#define TTL            64
+#define TOS_CONTROL    0xc0 /* internetwork control: RFC 1812, section 4.3.2.5 */
+#define EXTENSIONS_MAX 8    /* headers before the upper layer's; a longer chain gets no answer */
 
 struct wg_icmp {
     wg_ratelimiter *per_address;
@@ -75,7 +73,7 @@ static bool v4_is_unicast(const uint8_t *address)
 /* ICMP errors, and types that nobody knows. */
 static bool v4_is_icmp_error(const uint8_t *ip, uint32_t length)
 {
-    uint32_t at = (ip[0] & 15) * 4u;
+    uint32_t at = wg_ipv4_header_length(ip);
 
     if (ip[9] != IPPROTO_ICMP)
         return false;
@@ -96,7 +94,7 @@ static bool v4_is_icmp_error(const uint8_t *ip, uint32_t length)
 static bool v4_may_answer(const uint8_t *ip, uint32_t length)
 {
     return v4_is_unicast(ip + 12) && v4_is_unicast(ip + 16) &&
-           !(wg_load_be16(ip + 6) & FRAGMENT_OFFSET) && !v4_is_icmp_error(ip, length);
+           !(wg_load_be16(ip + 6) & WG_IPV4_FRAGMENT_OFFSET) && !v4_is_icmp_error(ip, length);
 }
 
 static bool v6_is_unicast(const uint8_t *address)
@@ -111,7 +109,7 @@ static bool v6_is_unicast(const uint8_t *address)
 static bool v6_upper_layer(const uint8_t *ip, uint32_t length, uint8_t *protocol, uint32_t *at)
 {
     *protocol = ip[6];
-    *at = IPV6_LEN;
+    *at = WG_IPV6_LEN;
     for (int i = 0; i < EXTENSIONS_MAX; i++) {
         bool fragment = *protocol == IPPROTO_FRAGMENT;
         if (!fragment && *protocol != IPPROTO_HOPOPTS && *protocol != IPPROTO_ROUTING &&
@@ -142,10 +140,10 @@ static bool v6_may_answer(const uint8_t *ip, uint32_t length)
 static bool rate_allows(struct wg_icmp *icmp, const uint8_t *packet, uint64_t now_ns)
 {
     static const wg_endpoint everybody = {.family = AF_INET};
-    bool v4 = packet[0] >> 4 == 4;
+    bool v4 = wg_ip_is_v4(packet);
     wg_endpoint unreachable = {.family = v4 ? AF_INET : AF_INET6};
 
-    memcpy(unreachable.addr, packet + (v4 ? 16 : 24), wg_endpoint_address_length(&unreachable));
+    memcpy(unreachable.addr, wg_ip_destination(packet), wg_endpoint_address_length(&unreachable));
     return wg_ratelimiter_allow(icmp->per_address, &unreachable, now_ns) &&
            wg_ratelimiter_allow(icmp->all, &everybody, now_ns);
 }
@@ -167,30 +165,30 @@ static uint32_t error_fill(uint8_t *icmp, uint8_t type, uint8_t code, const uint
 
 static uint32_t v4_error(uint8_t *out, const uint8_t *packet, uint32_t length)
 {
-    uint8_t *icmp = out + IPV4_LEN;
+    uint8_t *icmp = out + WG_IPV4_LEN;
     uint32_t icmp_length = error_fill(icmp, ICMP_DEST_UNREACH, ICMP_HOST_UNREACH, packet, length,
-                                      V4_ERROR_MAX - IPV4_LEN);
+                                      V4_ERROR_MAX - WG_IPV4_LEN);
 
-    memset(out, 0, IPV4_LEN);
+    memset(out, 0, WG_IPV4_LEN);
     out[0] = 0x45;
     out[1] = TOS_CONTROL;
-    wg_store_be16(out + 2, (uint16_t)(IPV4_LEN + icmp_length));
+    wg_store_be16(out + 2, (uint16_t)(WG_IPV4_LEN + icmp_length));
     out[8] = TTL;
     out[9] = IPPROTO_ICMP;
     memcpy(out + 12, packet + 16, 4);
     memcpy(out + 16, packet + 12, 4);
-    wg_store_be16(out + 10, (uint16_t)~wg_checksum_fold(out, IPV4_LEN, 0));
+    wg_store_be16(out + 10, (uint16_t)~wg_checksum_fold(out, WG_IPV4_LEN, 0));
     wg_store_be16(icmp + 2, (uint16_t)~wg_checksum_fold(icmp, icmp_length, 0));
-    return IPV4_LEN + icmp_length;
+    return WG_IPV4_LEN + icmp_length;
 }
 
 static uint32_t v6_error(uint8_t *out, const uint8_t *packet, uint32_t length)
 {
-    uint8_t *icmp = out + IPV6_LEN;
+    uint8_t *icmp = out + WG_IPV6_LEN;
     uint32_t icmp_length = error_fill(icmp, ICMP6_DST_UNREACH, ICMP6_DST_UNREACH_ADDR, packet,
-                                      length, V6_ERROR_MAX - IPV6_LEN);
+                                      length, V6_ERROR_MAX - WG_IPV6_LEN);
 
-    memset(out, 0, IPV6_LEN);
+    memset(out, 0, WG_IPV6_LEN);
     out[0] = 0x60;
     wg_store_be16(out + 4, (uint16_t)icmp_length);
     out[6] = IPPROTO_ICMPV6;
@@ -199,7 +197,7 @@ static uint32_t v6_error(uint8_t *out, const uint8_t *packet, uint32_t length)
     memcpy(out + 24, packet + 8, 16);
     uint64_t sum = wg_checksum_pseudo(out, IPPROTO_ICMPV6, icmp_length);
     wg_store_be16(icmp + 2, (uint16_t)~wg_checksum_fold(icmp, icmp_length, sum));
-    return IPV6_LEN + icmp_length;
+    return WG_IPV6_LEN + icmp_length;
 }
 
 static void error_write(wg_device *device, int tun_fd, uint8_t *error, uint32_t length)
@@ -216,7 +214,7 @@ static void error_write(wg_device *device, int tun_fd, uint8_t *error, uint32_t 
 void wg_icmp_unreachable(wg_device *device, int tun_fd, const uint8_t *packet, uint32_t length,
                          uint64_t now_ns)
 {
-    bool v4 = packet[0] >> 4 == 4;
+    bool v4 = wg_ip_is_v4(packet);
     uint8_t error[V6_ERROR_MAX];
 
     if (!(v4 ? v4_may_answer(packet, length) : v6_may_answer(packet, length)) ||

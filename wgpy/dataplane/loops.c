@@ -18,13 +18,11 @@
 #include <netinet/in.h>
 
 #include "bytes.h"
+#include "ip.h"
 #include "keypair.h"
 #include "loops.h"
 #include "tables.h"
 
-#define IPV6_LEN          40
-#define FRAGMENT_OFFSET   0x1fff /* IPv4 */
-#define FRAGMENT_LEN      8      /* IPv6's header for it */
 #define UDP_LEN           8
 #define MESSAGE_BEGIN_LEN 8  /* type and index */
 #define HOPS              64 /* ip_default_ttl of Linux; a message of others may begin with more */
@@ -33,27 +31,27 @@
 /* Both: offset of the UDP header in a whole IP packet, 0 without one. */
 static uint32_t find_udp4(const uint8_t *ip)
 {
-    if (ip[9] != IPPROTO_UDP || wg_load_be16(ip + 6) & FRAGMENT_OFFSET)
+    if (ip[9] != IPPROTO_UDP || wg_load_be16(ip + 6) & WG_IPV4_FRAGMENT_OFFSET)
         return 0;
-    return (ip[0] & 15) * 4u;
+    return wg_ipv4_header_length(ip);
 }
 
 /* Our messages have no other extension header than a fragment's. */
 static uint32_t find_udp6(const uint8_t *ip, uint32_t length)
 {
-    const uint8_t *fragment = ip + IPV6_LEN;
+    const uint8_t *fragment = ip + WG_IPV6_LEN;
 
     if (ip[6] == IPPROTO_UDP)
-        return IPV6_LEN;
-    if (ip[6] != IPPROTO_FRAGMENT || IPV6_LEN + FRAGMENT_LEN > length ||
+        return WG_IPV6_LEN;
+    if (ip[6] != IPPROTO_FRAGMENT || WG_IPV6_LEN + WG_IPV6_FRAGMENT_LEN > length ||
         fragment[0] != IPPROTO_UDP || wg_load_be16(fragment + 2) >> 3)
         return 0;
-    return IPV6_LEN + FRAGMENT_LEN;
+    return WG_IPV6_LEN + WG_IPV6_FRAGMENT_LEN;
 }
 
 static uint8_t hops_left(const uint8_t *ip)
 {
-    uint8_t hops = ip[0] >> 4 == 4 ? ip[8] : ip[7];
+    uint8_t hops = wg_ip_is_v4(ip) ? ip[8] : ip[7];
 
     if (hops > HOPS)
         hops = HOPS;
@@ -62,7 +60,7 @@ static uint8_t hops_left(const uint8_t *ip)
 
 struct wg_nested wg_nested_read(const uint8_t *ip, uint32_t length)
 {
-    uint32_t udp = ip[0] >> 4 == 4 ? find_udp4(ip) : find_udp6(ip, length);
+    uint32_t udp = wg_ip_is_v4(ip) ? find_udp4(ip) : find_udp6(ip, length);
 
     if (!udp || udp + UDP_LEN + MESSAGE_BEGIN_LEN > length)
         return (struct wg_nested){0};

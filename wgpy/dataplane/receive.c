@@ -22,6 +22,7 @@
 #include "events.h"
 #include "flows.h"
 #include "gro.h"
+#include "ip.h"
 #include "keypair.h"
 #include "peer.h"
 #include "tables.h"
@@ -29,9 +30,7 @@
 #include "udp.h"
 
 #define BATCHES_PER_POLL 16 /* so that one busy socket does not starve the other */
-#define IPV4_HEADER_LEN  20
-#define IPV6_HEADER_LEN  40
-#define ECN_MASK         3 /* RFC 3168, section 5 */
+#define ECN_MASK         3  /* RFC 3168, section 5 */
 #define ECN_ECT1         1
 #define ECN_ECT0         2
 #define ECN_CE           3
@@ -228,13 +227,13 @@ static void arrival_add(struct receive_worker *worker, struct arrival *arrival,
 /* The IP packet's own length within the padded payload, or 0 when it is no IP packet. */
 static uint32_t inner_length(const uint8_t *ip, uint32_t padded)
 {
-    uint32_t length = 0, header = IPV4_HEADER_LEN;
+    uint32_t length = 0, header = WG_IPV4_LEN;
 
-    if (padded >= IPV4_HEADER_LEN && ip[0] >> 4 == 4) {
+    if (padded >= WG_IPV4_LEN && wg_ip_version(ip) == 4) {
         length = wg_load_be16(ip + 2);
-    } else if (padded >= IPV6_HEADER_LEN && ip[0] >> 4 == 6) {
-        header = IPV6_HEADER_LEN;
-        length = wg_load_be16(ip + 4) + IPV6_HEADER_LEN;
+    } else if (padded >= WG_IPV6_LEN && wg_ip_version(ip) == 6) {
+        header = WG_IPV6_LEN;
+        length = wg_load_be16(ip + 4) + WG_IPV6_LEN;
     }
     return length >= header && length <= padded ? length : 0;
 }
@@ -243,13 +242,13 @@ static bool source_allowed(const wg_device *device, const uint8_t *ip, const str
 {
     const struct wg_allowedips *trie = &device->allowedips;
 
-    return peer == (ip[0] >> 4 == 4 ? wg_allowedips_find4(trie, ip + 12)
-                                    : wg_allowedips_find6(trie, ip + 8));
+    return peer == (wg_ip_is_v4(ip) ? wg_allowedips_find4(trie, wg_ip_source(ip))
+                                    : wg_allowedips_find6(trie, wg_ip_source(ip)));
 }
 
 static uint8_t ecn_get(const uint8_t *ip)
 {
-    return ip[0] >> 4 == 4 ? ip[1] & ECN_MASK : (ip[1] >> 4) & ECN_MASK;
+    return wg_ip_is_v4(ip) ? ip[1] & ECN_MASK : (ip[1] >> 4) & ECN_MASK;
 }
 
 /* RFC 1624: HC' = ~(~HC + ~m + m'), m being the word with version, IHL and TOS. */
@@ -267,7 +266,7 @@ static void ipv4_ecn_set(uint8_t *ip, uint8_t ecn)
 
 static void ecn_set(uint8_t *ip, uint8_t ecn)
 {
-    if (ip[0] >> 4 == 4)
+    if (wg_ip_is_v4(ip))
         ipv4_ecn_set(ip, ecn);
     else
         ip[1] = (uint8_t)((ip[1] & ~(ECN_MASK << 4)) | ecn << 4);
