@@ -11,16 +11,13 @@ DATAPLANE = Path(__file__).resolve().parent.parent.parent / "wgpy/dataplane"
 # The arrows; a file, with the header of its name, may use whatever it reaches by them.  api.h is
 # for all, as what Python calls is declared there.
 ARROWS: dict[str, set[str]] = {
-    "send": {"sender", "staged", "gso", "icmp", "loops", "flows", "allowedips", "peer"},
+    "send": {
+        *("sender", "staged", "gso", "icmp", "loops", "flows", "ecn"),
+        *("allowedips", "keypair", "peer"),
+    },
     "receive": {
-        "cookie",
-        "ratelimiter",
-        "backlog",
-        "gro",
-        "flows",
-        "allowedips",
-        "keypair",
-        "peer",
+        *("cookie", "ratelimiter", "backlog", "gro", "flows", "ecn"),
+        *("allowedips", "keypair", "peer"),
     },
     "message": {"udp", "peer"},
     "device": {"icmp", "keypair", "allowedips", "events", "staged"},
@@ -43,6 +40,7 @@ ARROWS: dict[str, set[str]] = {
     "staged": {"tables"},
     "aead": {"bytes"},
     "checksum": {"ip"},
+    "ecn": {"bytes", "ip"},
 }
 
 # Who asks the kernel for what; the last two for nothing else.

@@ -19,6 +19,7 @@
 #include "backlog.h"
 #include "bytes.h"
 #include "cookie.h"
+#include "ecn.h"
 #include "events.h"
 #include "flows.h"
 #include "gro.h"
@@ -30,10 +31,6 @@
 #include "udp.h"
 
 #define BATCHES_PER_POLL 16 /* so that one busy socket does not starve the other */
-#define ECN_MASK         3  /* RFC 3168, section 5 */
-#define ECN_ECT1         1
-#define ECN_ECT0         2
-#define ECN_CE           3
 
 struct receive_worker {
     wg_device *device;
@@ -246,47 +243,6 @@ static bool source_allowed(const wg_device *device, const uint8_t *ip, const str
                                     : wg_allowedips_find6(trie, wg_ip_source(ip)));
 }
 
-static uint8_t ecn_get(const uint8_t *ip)
-{
-    return wg_ip_is_v4(ip) ? ip[1] & ECN_MASK : (ip[1] >> 4) & ECN_MASK;
-}
-
-/* RFC 1624: HC' = ~(~HC + ~m + m'), m being the word with version, IHL and TOS. */
-static void ipv4_ecn_set(uint8_t *ip, uint8_t ecn)
-{
-    uint32_t old = wg_load_be16(ip);
-    uint32_t sum = (uint16_t)~wg_load_be16(ip + 10) + (uint32_t)(uint16_t)~old;
-
-    ip[1] = (uint8_t)((ip[1] & ~ECN_MASK) | ecn);
-    sum += wg_load_be16(ip);
-    sum = (sum & 0xffff) + (sum >> 16);
-    sum = (sum & 0xffff) + (sum >> 16);
-    wg_store_be16(ip + 10, (uint16_t)~sum);
-}
-
-static void ecn_set(uint8_t *ip, uint8_t ecn)
-{
-    if (wg_ip_is_v4(ip))
-        ipv4_ecn_set(ip, ecn);
-    else
-        ip[1] = (uint8_t)((ip[1] & ~(ECN_MASK << 4)) | ecn << 4);
-}
-
-/* RFC 6040, section 4.2: marks on the outside move in.  Of congestion on a packet that cannot carry
- * the mark it says to drop; as the kernel module does, the packet goes on as it is, or a middlebox
- * that sets both bits of all it sees would be the end of the tunnel. */
-static void ecn_decapsulate(wg_device *device, uint8_t *ip, uint8_t outer_tos)
-{
-    uint8_t inner = ecn_get(ip), outer = outer_tos & ECN_MASK;
-
-    if (wg_likely(outer < ECN_CE && outer != ECN_ECT1))
-        return;
-    if (!inner && outer == ECN_CE)
-        wg_count(device, rx_ecn_ignored, 1);
-    else if (inner && (outer > inner || (outer == ECN_ECT1 && inner == ECN_ECT0)))
-        ecn_set(ip, outer);
-}
-
 static void receive_inner(struct receive_worker *worker, struct wg_peer *peer, uint8_t *ip,
                           uint32_t padded, uint8_t outer_tos)
 {
@@ -301,7 +257,8 @@ static void receive_inner(struct receive_worker *worker, struct wg_peer *peer, u
         wg_count(device, rx_not_allowed, 1);
         return;
     }
-    ecn_decapsulate(device, ip, outer_tos);
+    if (wg_unlikely(!wg_ecn_decapsulate(ip, outer_tos)))
+        wg_count(device, rx_ecn_ignored, 1);
     if (wg_gro_add(worker->gro, ip, length))
         wg_count(device, rx_tun_errors, 1);
 }

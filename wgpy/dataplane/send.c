@@ -19,12 +19,12 @@
 #include "aead.h"
 #include "allowedips.h"
 #include "bytes.h"
+#include "ecn.h"
 #include "endpoint.h"
 #include "events.h"
 #include "flows.h"
 #include "gso.h"
 #include "icmp.h"
-#include "ip.h"
 #include "keypair.h"
 #include "loops.h"
 #include "peer.h"
@@ -290,9 +290,9 @@ static bool frame_begin(struct send_worker *worker, struct outgoing *frame, size
     if (wg_gso_begin(&frame->gso, worker->frame, length, worker->device->io.features))
         return false;
     const uint8_t *ip = frame->gso.ip;
-    bool v4 = wg_ip_is_v4(ip);
-    memcpy(frame->destination, wg_ip_destination(ip), v4 ? 4 : 16);
-    frame->ecn = v4 ? ip[1] & 3 : (ip[1] >> 4) & 3;
+    bool v4 = frame->gso.version == 4;
+    memcpy(frame->destination, ip + (v4 ? 16 : 24), v4 ? 4 : 16);
+    frame->ecn = wg_ecn_get(ip, v4);
     frame->nested = wg_nested_read(ip, frame->gso.length);
     wg_flow_sent(worker->device, worker->index, ip, frame->gso.length);
     return true;
