@@ -14,8 +14,9 @@ FIT = {
     "no /sys": "mount -t tmpfs tmpfs /sys",
     "no /proc and no /sys": "mount -t tmpfs tmpfs /proc; mount -t tmpfs tmpfs /sys",
     "an empty /run": PRIVATE_RUN,
-    "nothing to write to but /run": (
-        f"{PRIVATE_RUN}; for d in /tmp /var/tmp /dev/shm; do mount -t tmpfs -o ro tmpfs $d; done"
+    "nothing to write to but /run": (  # what is in there stays in sight: it may be the checkout
+        f"{PRIVATE_RUN}; for d in /tmp /var/tmp /dev/shm; do"
+        " mount --bind $d $d; mount -o remount,bind,ro $d; done"
     ),
 }
 UNFIT = {
