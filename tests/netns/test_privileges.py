@@ -47,16 +47,15 @@ mount --bind /run/tun /dev/net/tun
 
 
 def open_python() -> str:
-    """A script that lets users get to what we run, should it be in a directory that is closed."""
+    """A script that lets users get to what we run, should it be in directories that are closed."""
     needed = {Path(sys.base_prefix), Path(sys.prefix), Path(wgpy.__file__).parents[1]}
     closed = {above for path in needed for above in path.parents if not above.stat().st_mode & 1}
-    if not closed:
-        return ""
-    hidden = min(closed, key=lambda path: len(path.parts))
-    script, moves = "", [path for path in needed if hidden in path.parents]
+    hidden = [path for path in closed if not closed & set(path.parents)]
+    script, moves = "", [path for path in needed if closed & set(path.parents)]
     for number, path in enumerate(moves):
         script += f"mkdir /run/{number}\nmount --bind {quote(str(path))} /run/{number}\n"
-    script += f"mount -t tmpfs -o mode=755 tmpfs {quote(str(hidden))}\n"
+    for path in hidden:
+        script += f"mount -t tmpfs -o mode=755 tmpfs {quote(str(path))}\n"
     for number, path in enumerate(moves):
         script += f"mkdir -p {quote(str(path))}\nmount --bind /run/{number} {quote(str(path))}\n"
     return script
