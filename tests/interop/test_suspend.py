@@ -34,7 +34,7 @@ AT_ONCE_S = 5  # waiting for the interval to pass once more takes thrice as long
 # What scripts/kernel-vm and the test inside start.
 TOOLS = (
     *("bash", "cat", "chmod", "hostname", "ip", "ln", "mkdir", "mkfifo", "modprobe", "mount"),
-    *("ping", "setsid", "sleep", "sync", "timeout", "wg"),
+    *("ping", "readlink", "setsid", "sh", "sleep", "sync", "timeout", "wg"),
 )
 SETTINGS = ("/etc/passwd", "/etc/group", "/etc/nsswitch.conf", "/etc/ld.so.cache")
 DIRECTORY_LINKS = ("/bin", "/lib", "/lib64", "/sbin", "/var/run")

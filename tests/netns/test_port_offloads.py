@@ -8,6 +8,7 @@ from netns.lab import namespaces, transfer
 from netns.traffic import FEW_PACKETS, RETRANSMITS_MAX, STREAM, cost_of, send_datagrams
 
 ONE_BY_ONE = ["tso", "off", "gso", "off", "tx-udp-segmentation", "off"]
+STRAYS = 10  # packets that hosts send of themselves: neighbours and groups of IPv6
 
 
 @pytest.fixture(scope="module", params=["rx-gro-list", "rx-udp-gro-forwarding"])
@@ -50,4 +51,4 @@ def test_datagrams_that_a_port_joins_arrive(ports: Gateways, family: int) -> Non
         target,
     )
     assert cost.dropped == cost.checksum_errors == 0
-    assert cost.frames <= 45 * 100
+    assert cost.frames <= 45 * 100 + STRAYS
