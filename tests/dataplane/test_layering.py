@@ -1,10 +1,10 @@
 """The files of the C core include and call downward only, and few of them know Linux."""
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from arrows import reachable
 
 DATAPLANE = Path(__file__).resolve().parent.parent.parent / "wgpy/dataplane"
 
@@ -111,16 +111,6 @@ def uses(module: str) -> set[str]:
     if module == "api":
         return set()
     return (included(module) | called(module)) - {"api"}
-
-
-def reachable(arrows: Mapping[str, set[str]], module: str) -> set[str]:
-    seen: set[str] = set()
-    waiting = [module]
-    while waiting:
-        ends = arrows.get(waiting.pop(), set()) - seen
-        seen |= ends
-        waiting.extend(ends)
-    return seen
 
 
 def test_neither_the_arrows_nor_the_files_make_a_circle() -> None:
