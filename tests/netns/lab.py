@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -116,17 +116,23 @@ class Namespace:
     def run(self, *command: str, stdin: str = "", check: bool = True) -> str:
         return run(self.argv(*command), stdin, check=check)
 
-    def refusal(self, *command: str, stdin: str = "") -> str:
-        """What a command says as it fails."""
-        done = subprocess.run(
+    def attempt(
+        self, *command: str, stdin: str = "", environment: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs a command that may fail; environment: what it has besides ours."""
+        return subprocess.run(
             self.argv(*command),
             input=stdin,
             capture_output=True,
             text=True,
             timeout=20,
-            env=ENVIRONMENT,
+            env=ENVIRONMENT | dict(environment or {}),
             check=False,
         )
+
+    def refusal(self, *command: str, stdin: str = "") -> str:
+        """What a command says as it fails."""
+        done = self.attempt(*command, stdin=stdin)
         assert done.returncode != 0
         return done.stderr
 

@@ -4,7 +4,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from netns.lab import ENVIRONMENT, SOCKETS, Side, eventually
+from netns.lab import SOCKETS, Side, eventually
 
 NOBODY = "setpriv", "--reuid=65534", "--regid=65534"  # and no capabilities
 GROUP, GID = "daemon", 1  # of every Debian
@@ -17,14 +17,7 @@ def side(sides: tuple[Side, Side]) -> Side:
 
 
 def tried(side: Side, *command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        side.host.argv(*command),
-        capture_output=True,
-        text=True,
-        timeout=20,
-        env=ENVIRONMENT,
-        check=False,
-    )
+    return side.host.attempt(*command)
 
 
 # ---- the socket ----------------------------------------------------------------------------------

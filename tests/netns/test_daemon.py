@@ -4,14 +4,13 @@ import errno
 import os
 import re
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from netns.lab import ENVIRONMENT, HAND_OVER, Namespace, Side, eventually, ping
+from netns.lab import HAND_OVER, Namespace, Side, eventually, ping
 
 from wgpy.daemon import END_SIGNALS
 
@@ -53,14 +52,7 @@ def assert_ends(side: Side) -> None:
 
 
 def status_of(side: Side, *command: str) -> tuple[int, str]:
-    done = subprocess.run(
-        side.host.argv(*command),
-        capture_output=True,
-        text=True,
-        timeout=20,
-        env=ENVIRONMENT,
-        check=False,
-    )
+    done = side.host.attempt(*command)
     return done.returncode, done.stderr
 
 

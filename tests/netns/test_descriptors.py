@@ -106,13 +106,9 @@ def test_too_few_descriptors_are_refused_in_one_line(
     sides: tuple[Side, Side], limit: int, foreground: str
 ) -> None:
     side = sides[0]
-    done = subprocess.run(
-        side.host.argv("prlimit", f"--nofile={limit}:{limit}", "wgpy", side.interface),
-        capture_output=True,
-        text=True,
-        timeout=20,
-        env=ENVIRONMENT | {"WGPY_WORKERS": "1", "WG_PROCESS_FOREGROUND": foreground},
-        check=False,
+    done = side.host.attempt(
+        *("prlimit", f"--nofile={limit}:{limit}", "wgpy", side.interface),
+        environment={"WGPY_WORKERS": "1", "WG_PROCESS_FOREGROUND": foreground},
     )
     assert done.returncode > 0
     assert done.stderr.count("\n") == 1

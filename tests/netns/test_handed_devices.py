@@ -1,10 +1,9 @@
 """Devices and sockets that somebody else made, to be handed over or to be found."""
 
-import subprocess
 import sys
 
 import pytest
-from netns.lab import ENVIRONMENT, Side, eventually, ping
+from netns.lab import Side, eventually, ping
 
 # Opens what the code makes and runs wgpy with it as the variable says; argv: variable, code, name.
 HAND = """
@@ -57,13 +56,9 @@ def test_what_will_not_do_is_refused_in_one_line(
 ) -> None:
     side = sides[0]
     variable, code, reason = UNFIT[case]
-    done = subprocess.run(
-        side.host.argv(sys.executable, "-c", HAND, variable, code, side.interface),
-        capture_output=True,
-        text=True,
-        timeout=20,
-        env=ENVIRONMENT | {"WG_PROCESS_FOREGROUND": foreground},
-        check=False,
+    done = side.host.attempt(
+        *(sys.executable, "-c", HAND, variable, code, side.interface),
+        environment={"WG_PROCESS_FOREGROUND": foreground},
     )
     assert done.returncode == 1
     assert done.stderr.startswith("wgpy: ")

@@ -137,14 +137,7 @@ def in_shell(side: Side, config: str, command: str) -> subprocess.CompletedProce
     """Runs a command of the unit where this is the interface's configuration file."""
     path = f"/etc/wireguard/{side.interface}.conf"
     private = f'umask 077; mount -t tmpfs tmpfs /etc/wireguard; printf %s "$0" > {path}'
-    return subprocess.run(
-        side.host.argv("sh", "-ec", f"{private}; {command}", config),
-        capture_output=True,
-        text=True,
-        timeout=20,
-        env=ENVIRONMENT,
-        check=False,
-    )
+    return side.host.attempt("sh", "-ec", f"{private}; {command}", config)
 
 
 def test_it_configures_the_interface_and_reloads_it(sides: tuple[Side, Side]) -> None:

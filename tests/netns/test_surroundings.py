@@ -1,9 +1,7 @@
 """Odd places to start in: what others take for granted is not there."""
 
-import subprocess
-
 import pytest
-from netns.lab import ENVIRONMENT, Side
+from netns.lab import Side
 
 # Each makes something of the files that only the command sees: `ip netns exec` gives a mount
 # namespace of its own.
@@ -79,13 +77,9 @@ def test_it_lives_and_ends_in(place: str, sides: tuple[Side, Side]) -> None:
 def test_one_line_refuses(place: str, foreground: str, sides: tuple[Side, Side]) -> None:
     side = sides[0]
     prepare, reason = UNFIT[place]
-    done = subprocess.run(
-        side.host.argv("sh", "-ec", f'{prepare}; exec wgpy "$0"', side.interface),
-        capture_output=True,
-        text=True,
-        timeout=20,
-        env=ENVIRONMENT | {"WG_PROCESS_FOREGROUND": foreground},
-        check=False,
+    done = side.host.attempt(
+        *("sh", "-ec", f'{prepare}; exec wgpy "$0"', side.interface),
+        environment={"WG_PROCESS_FOREGROUND": foreground},
     )
     assert done.returncode == 1
     assert done.stderr == f"wgpy: {reason.format(name=side.interface)}\n"
