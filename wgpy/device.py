@@ -259,7 +259,7 @@ class Device:
                 _logger.error("%s: the route to %s leads into the tunnel itself", peer, address)
         elif before:
             _logger.info("%s: the route leads out of the tunnel again", peer)
-            peer.path_mended()
+            peer.start_anew()
 
     # ---- snapshot ----------------------------------------------------------------------------
 

@@ -203,11 +203,10 @@ class Peer:
     def port_changed(self, now_ns: int) -> None:
         """Start anew what is in progress: it would be answered to the port that we had before."""
         if now_ns < self._gate_ns:
-            self._set_gate(0)
-            self.send_staged()
+            self.start_anew()
 
-    def path_mended(self) -> None:
-        """Start at once, for what was sent last came back to ourselves."""
+    def start_anew(self) -> None:
+        """Start at once, for what was sent last will not be answered."""
         self._set_gate(0)
         self.send_staged()
 
