@@ -1,7 +1,22 @@
 """What every test runs under; fixtures belong to the directories that use them."""
 
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
 from hypothesis import settings
+
+LOG = Path("/var/run/wireguard/wgpy.log")  # of daemons in the background, without a syslog
 
 # No deadline per example: a busy machine or a sanitizer must not fail a test.
 settings.register_profile("wgpy", deadline=None)
 settings.load_profile("wgpy")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def leave_no_log() -> Iterator[None]:
+    """The host has no log of ours afterwards if it had none before."""
+    was_there = LOG.exists()
+    yield
+    if not was_there:
+        LOG.unlink(missing_ok=True)
