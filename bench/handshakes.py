@@ -17,16 +17,16 @@ from typing import Final
 
 from bench.lab import LabError, random_key, run, until
 from wgpy.config import ZERO_KEY
-from wgpy.cookie import CookieGenerator
-from wgpy.messages import RESPONSE_LEN, MessageType
-from wgpy.noise import (
+from wgpy.protocol.cookie import CookieGenerator
+from wgpy.protocol.messages import RESPONSE_LEN, MessageType
+from wgpy.protocol.noise import (
     RemoteStatic,
     StaticKey,
     read_initiation_untrusted,
     write_initiation,
     write_response,
 )
-from wgpy.tai64n import tai64n
+from wgpy.protocol.tai64n import tai64n
 
 DAEMON: Final = ("127.0.0.1", 51820)
 LIVE: Final = ("127.0.0.1", 51821)

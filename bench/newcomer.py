@@ -15,18 +15,18 @@ import time
 from base64 import b64decode
 
 from wgpy.config import ZERO_KEY
-from wgpy.cookie import CookieGenerator
 from wgpy.dataplane.plane import REKEY_TIMEOUT_S
 from wgpy.errors import BadMessage
-from wgpy.messages import MessageType
-from wgpy.noise import (
+from wgpy.protocol.cookie import CookieGenerator
+from wgpy.protocol.messages import MessageType
+from wgpy.protocol.noise import (
     InitiatorState,
     RemoteStatic,
     StaticKey,
     read_response_untrusted,
     write_initiation,
 )
-from wgpy.tai64n import tai64n
+from wgpy.protocol.tai64n import tai64n
 
 PATIENCE_S = 20.0
 JITTER_S = 1 / 3

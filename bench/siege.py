@@ -33,7 +33,7 @@ from bench.cases import load
 from bench.lab import Implementation, LabError, find_wireguard_go, run, status_number
 from bench.report import WGPY
 from bench.topology import CABLE, PORT, Host, Tunnel, cable, tunnel
-from wgpy.cookie import mac1_key
+from wgpy.protocol.cookie import mac1_key
 
 SOURCE = Path(__file__).with_name("siege.c")
 UNUSED_PORT = PORT + 1

@@ -7,7 +7,7 @@ from fakes import Datagram, FakeLoop, FakeNetwork, FakeSockets, S
 
 from wgpy.config import DeviceChange, DeviceSnapshot, Endpoint, PeerChange, PeerSnapshot
 from wgpy.device import Device
-from wgpy.noise import StaticKey
+from wgpy.protocol.noise import StaticKey
 
 EPOCH_NS = 1_700_000_000 * S
 ELSEWHERE = Endpoint(b"\xcb\x00\x71\x07", 7777)

@@ -17,7 +17,6 @@ from fake_inbox import FakeInbox
 from fakes import WIRE_LEN, Datagram, FakeLoop, FakeNetwork, FakeSockets, S
 
 from wgpy.config import AllowedIP, Endpoint
-from wgpy.cookie import _xchacha20poly1305, cookie_key
 from wgpy.dataplane._core import lib
 from wgpy.dataplane.plane import (
     KEEPALIVE_TIMEOUT_S,
@@ -37,6 +36,7 @@ from wgpy.dataplane.plane import (
     PlaneIO,
     Session,
 )
+from wgpy.protocol.cookie import _xchacha20poly1305, cookie_key
 
 STAGED_MAX = lib.WG_STAGED_MAX
 REPLAY_WINDOW = lib.WG_REPLAY_WINDOW

@@ -18,8 +18,8 @@ from fakes import FakeHandle, S
 from wgpy.config import DeviceChange, PeerChange, PeerSnapshot
 from wgpy.dataplane.plane import PeerStats, Plane
 from wgpy.device import Device
-from wgpy.noise import StaticKey
-from wgpy.sockets import open_sockets
+from wgpy.linux.sockets import open_sockets
+from wgpy.protocol.noise import StaticKey
 
 PATIENCE_S = 10  # until a test fails
 EPOCH_NS = 1_700_000_000 * S

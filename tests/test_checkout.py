@@ -16,7 +16,7 @@ def test_a_checkout_that_is_not_built_says_what_to_do(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "wgpy", tmp_path / "wgpy", ignore=shutil.ignore_patterns("*.so"))
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
     done = subprocess.run(
-        [sys.executable, "-c", "import wgpy.cli"],
+        [sys.executable, "-c", "import wgpy.daemon.cli"],
         cwd=tmp_path,
         env=environment,
         capture_output=True,

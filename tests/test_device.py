@@ -19,7 +19,6 @@ from wgpy.config import (
     PeerChange,
     PeerSnapshot,
 )
-from wgpy.cookie import cookie_key, mac1_key
 from wgpy.dataplane.plane import (
     MESSAGE_INITIATION,
     MESSAGE_RESPONSE,
@@ -32,7 +31,8 @@ from wgpy.dataplane.plane import (
 )
 from wgpy.device import EVENTS_PER_TURN
 from wgpy.errors import ConfigError
-from wgpy.noise import StaticKey
+from wgpy.protocol.cookie import cookie_key, mac1_key
+from wgpy.protocol.noise import StaticKey
 
 
 @pytest.fixture
@@ -438,7 +438,7 @@ def test_up_lends_the_descriptors_to_the_data_plane(host: Host) -> None:
 
 
 def test_up_says_which_offloads_are_on(host: Host, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "wgpy.device"):
+    with caplog.at_level(logging.INFO, "wgpy"):
         host.configure(listen_port=50001)
         host.device.up()
     assert caplog.messages == ["listens on UDP port 50001: UDP_GSO"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from wgpy import cli, daemon
+from wgpy.daemon import cli, run
 
 PAGE = Path(__file__).resolve().parent.parent / "man" / "wgpy.8"
 # These depend on the manual pages of the host.
@@ -51,7 +51,7 @@ def test_it_has_every_section_that_an_administrator_looks_for() -> None:
 
 
 def test_it_has_every_variable_and_no_other() -> None:
-    known = {str(name) for name in variables_of(cli) | variables_of(daemon)}
+    known = {str(name) for name in variables_of(cli) | variables_of(run)}
     assert "LOG_LEVEL" in known
     assert items(section("ENVIRONMENT"), "Ev") == known
 

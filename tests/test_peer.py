@@ -13,7 +13,6 @@ from fake_plane import cookie_reply
 from fakes import Datagram, S
 
 from wgpy.config import PeerChange
-from wgpy.cookie import CookieGenerator
 from wgpy.dataplane.plane import (
     MESSAGE_INITIATION,
     MESSAGE_RESPONSE,
@@ -24,10 +23,11 @@ from wgpy.dataplane.plane import (
     MessageEvent,
 )
 from wgpy.log import NOTICE
-from wgpy.noise import RemoteStatic, StaticKey, write_initiation
 from wgpy.peer import HANDSHAKE_TOS
-from wgpy.tai64n import tai64n
-from wgpy.timers import MAX_RETRIES
+from wgpy.protocol.cookie import CookieGenerator
+from wgpy.protocol.noise import RemoteStatic, StaticKey, write_initiation
+from wgpy.protocol.tai64n import tai64n
+from wgpy.protocol.timers import MAX_RETRIES
 
 STRANGER = StaticKey(b"\x99" * 32)
 
@@ -262,7 +262,7 @@ def test_handshake_indexes_are_given_back(world: World) -> None:
 
 
 def test_no_secret_shows_in_a_log(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.DEBUG, "wgpy.device"):
+    with caplog.at_level(logging.DEBUG, "wgpy"):
         world.converse()
     assert len(caplog.messages) >= 3
     for message in caplog.messages:
@@ -293,7 +293,7 @@ def test_giving_up_is_said_once_until_there_is_a_session(
             world.loop.advance(200)
         return max(Counter(caplog.messages).values(), default=0)
 
-    with caplog.at_level(NOTICE, "wgpy.device"):
+    with caplog.at_level(NOTICE, "wgpy"):
         assert fail() == 1
         assert fail() == 0
         world.network.lose = lambda datagram: False

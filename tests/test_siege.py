@@ -16,7 +16,7 @@ sys.path.append(
 from bench import siege  # noqa: E402
 from bench.report import WGPY  # noqa: E402
 from bench.siege import ATTACKS, Row, Sample  # noqa: E402
-from wgpy.cookie import mac1_key  # noqa: E402
+from wgpy.protocol.cookie import mac1_key  # noqa: E402
 
 KEY = b"\x07" * 32
 GARBAGE, VALID = ATTACKS

@@ -9,9 +9,9 @@ from fakes import S
 from loopback import LOOPBACK, PATIENCE_S, Host, Loop
 
 from wgpy.config import AllowedIP, Endpoint, PeerChange
-from wgpy.cookie import CookieGenerator
 from wgpy.dataplane.plane import INITIATION_LEN, LOAD, SESSION_CURRENT
-from wgpy.noise import StaticKey
+from wgpy.protocol.cookie import CookieGenerator
+from wgpy.protocol.noise import StaticKey
 
 pytestmark = pytest.mark.threads
 

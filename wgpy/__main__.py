@@ -2,6 +2,6 @@
 
 import sys
 
-from wgpy.cli import main
+from wgpy.daemon.cli import main
 
 sys.exit(main())

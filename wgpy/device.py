@@ -25,7 +25,6 @@ from wgpy.config import (
     Endpoint,
     PeerChange,
 )
-from wgpy.cookie import cookie_key, mac1_key
 from wgpy.dataplane.plane import (
     MAX_PEERS,
     Feature,
@@ -36,9 +35,10 @@ from wgpy.dataplane.plane import (
     Queue,
 )
 from wgpy.errors import BadMessage, ConfigError
-from wgpy.messages import MessageType
-from wgpy.noise import RemoteStatic, StaticKey, read_initiation_untrusted
 from wgpy.peer import Handle, Peer, Scheduler, Surroundings
+from wgpy.protocol.cookie import cookie_key, mac1_key
+from wgpy.protocol.messages import MessageType
+from wgpy.protocol.noise import RemoteStatic, StaticKey, read_initiation_untrusted
 
 __all__ = ["BoundSockets", "Device", "Handle", "OpenSockets", "Scheduler"]
 
@@ -47,7 +47,7 @@ EVENTS_PER_TURN: Final = 64  # handled before others on the control thread have 
 PEERS_PER_TURN: Final = 256  # likewise, where something is looked up of all; a millisecond
 PORT_RETRY_NS: Final = 1_000_000_000  # from one try to listen to the next, where the first failed
 
-_logger = logging.getLogger("wgpy.device")
+_log = logging.getLogger(__name__)
 
 
 class BoundSockets(Protocol):
@@ -73,7 +73,7 @@ class BoundSockets(Protocol):
 
 
 class OpenSockets(Protocol):
-    """Opens UDP sockets (wgpy.sockets.open_sockets)."""
+    """Opens UDP sockets (wgpy.linux.sockets.open_sockets)."""
 
     def __call__(self, port: int, fwmark: int) -> BoundSockets:
         """Bind to a port, 0 for any; OSError when it is in use or the mark is not permitted."""
@@ -152,7 +152,7 @@ class Device:
     def _retry_later(self, refusal: str) -> None:
         if refusal != self._refusal:  # else the log would have it once a second
             text = "cannot listen on UDP port %d: %s; tries again until it can"
-            _logger.error(text, self._listen_port, refusal)
+            _log.error(text, self._listen_port, refusal)
         self._refusal = refusal
         when_ns = self._plane.now_ns() + PORT_RETRY_NS
         self._retry = self._around.scheduler.call_at(when_ns, self._try_to_listen)
@@ -194,7 +194,7 @@ class Device:
         pairs = zip(self._tun_fds, bound.fds, strict=True)
         queues = tuple(Queue(tun_fd, *udp_fds) for tun_fd, udp_fds in pairs)
         self._plane.start(PlaneIO(queues, self._tun_features | bound.features))
-        _logger.info("listens on UDP port %d: %s", bound.port, Feature(bound.features))
+        _log.info("listens on UDP port %d: %s", bound.port, Feature(bound.features))
         self._start_peers(self._peers.values())
 
     def _start_peers(self, peers: Iterable[Peer]) -> None:
@@ -256,9 +256,9 @@ class Device:
             self._loops[slot] = True
             if not before:  # else a peer that moves from loop to loop would fill the log
                 address = ip_address(endpoint.address)
-                _logger.error("%s: the route to %s leads into the tunnel itself", peer, address)
+                _log.error("%s: the route to %s leads into the tunnel itself", peer, address)
         elif before:
-            _logger.info("%s: the route leads out of the tunnel again", peer)
+            _log.info("%s: the route leads out of the tunnel again", peer)
             peer.start_anew()
 
     # ---- snapshot ----------------------------------------------------------------------------
@@ -437,7 +437,7 @@ class Device:
             self._handle_message_untrusted(event, now_ns)
         except BadMessage as error:
             self._bad_messages += 1
-            _logger.debug("handshake message refused: %s", error)
+            _log.debug("handshake message refused: %s", error)
 
     def _handle_message_untrusted(self, event: MessageEvent, now_ns: int) -> None:
         if self._identity is None:

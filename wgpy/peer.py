@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from wgpy.config import ZERO_KEY, Endpoint, PeerSnapshot
-from wgpy.cookie import CookieGenerator
 from wgpy.dataplane.plane import Plane, Session
 from wgpy.errors import BadMessage
 from wgpy.log import NOTICE
-from wgpy.noise import (
+from wgpy.protocol.cookie import CookieGenerator
+from wgpy.protocol.noise import (
     Initiation,
     InitiatorState,
     RemoteStatic,
@@ -31,8 +31,8 @@ from wgpy.noise import (
     write_initiation,
     write_response,
 )
-from wgpy.tai64n import tai64n
-from wgpy.timers import NS_PER_S, REKEY_TIMEOUT_NS, Action, Timers
+from wgpy.protocol.tai64n import tai64n
+from wgpy.protocol.timers import NS_PER_S, REKEY_TIMEOUT_NS, Action, Timers
 
 # Implementation constants, as the Linux kernel has them.
 HANDSHAKE_TOS: Final = 0x88  # AF41: handshakes should get through when data does not
@@ -41,7 +41,7 @@ INITIATION_INTERVAL_NS: Final = NS_PER_S // 50  # a peer's initiations are read 
 # as well (tai64n), so whatever the wall clock does, each is greater than the one before.
 OWN_INITIATION_INTERVAL_NS: Final = 2 * INITIATION_INTERVAL_NS
 
-_logger = logging.getLogger("wgpy.device")
+_log = logging.getLogger(__name__)
 
 
 class Handle(Protocol):
@@ -310,9 +310,9 @@ class Peer:
         try:
             message = self._write_initiation(now_ns)
         except BadMessage as error:
-            _logger.debug("%s: no handshake: %s", self, error)
+            _log.debug("%s: no handshake: %s", self, error)
             return
-        _logger.debug("%s: sending an initiation", self)
+        _log.debug("%s: sending an initiation", self)
         self.initiated_ns = now_ns
         self._send_handshake(message, now_ns)
         self._timers.handshake_initiated(now_ns)
@@ -348,7 +348,7 @@ class Peer:
         self._timers.session_derived(now_ns)
 
     def _complete_handshake(self) -> None:
-        _logger.debug("%s: session established", self)
+        _log.debug("%s: session established", self)
         self._gave_up = False
         self.last_handshake_ns = max(NS_PER_S, self._around.wall_clock())  # wg knows none before
         self._timers.handshake_complete()
@@ -359,7 +359,7 @@ class Peer:
         try:
             self._plane.send_message(self.slot, None, message, HANDSHAKE_TOS, now_ns)
         except OSError as error:
-            _logger.debug("%s: handshake message not sent: %s", self, error)
+            _log.debug("%s: handshake message not sent: %s", self, error)
 
     def _set_gate(self, gate_ns: int) -> None:
         self._gate_ns = gate_ns
@@ -400,7 +400,7 @@ class Peer:
                 self._initiate_or_postpone(now_ns)
             case Action.GIVE_UP_HANDSHAKE:
                 level = logging.DEBUG if self._gave_up else NOTICE
-                _logger.log(level, "%s: no answer to any initiation, gave up", self)
+                _log.log(level, "%s: no answer to any initiation, gave up", self)
                 self._gave_up = True
                 self._plane.drop_staged(self.slot)
 

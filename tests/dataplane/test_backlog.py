@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from wgpy.dataplane._core import ffi, lib
 from wgpy.dataplane.plane import INITIATION_LEN
-from wgpy.sockets import SO_TIMESTAMPNS_NEW
+from wgpy.linux.sockets import SO_TIMESTAMPNS_NEW
 
 from .ends import WAIT_S
 from .faults import FaultyKernel

@@ -7,7 +7,6 @@ from contextlib import ExitStack
 
 import pytest
 
-from wgpy.cookie import CookieGenerator, cookie_key, mac1_key
 from wgpy.dataplane._core import lib
 from wgpy.dataplane.plane import (
     COOKIE_REPLY_LEN,
@@ -20,7 +19,8 @@ from wgpy.dataplane.plane import (
     Queue,
 )
 from wgpy.errors import BadMessage
-from wgpy.sockets import open_sockets
+from wgpy.linux.sockets import open_sockets
+from wgpy.protocol.cookie import CookieGenerator, cookie_key, mac1_key
 
 pytestmark = pytest.mark.threads
 

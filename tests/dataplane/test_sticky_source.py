@@ -10,7 +10,7 @@ import pytest
 
 from wgpy.config import Endpoint
 from wgpy.dataplane.plane import Plane, PlaneIO, Queue
-from wgpy.sockets import open_sockets
+from wgpy.linux.sockets import open_sockets
 
 ANY, ASKED, OTHER, NOT_OURS = "127.0.0.1", "127.0.0.9", "127.0.0.10", "192.0.2.77"
 INTERFACE = socket.if_nametoindex("lo")

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from netns.lab import HAND_OVER, Namespace, Side, eventually, ping
 
-from wgpy.daemon import END_SIGNALS
+from wgpy.daemon.run import END_SIGNALS
 
 # argv: wgpy's; on SIGWINCH, what it has open as its TUN cannot be read any more.
 LOSE_TUN = """
 import os, signal, sys
-from wgpy.cli import main
+from wgpy.daemon.cli import main
 
 def lose(signal, frame):
     for fd in os.listdir("/proc/self/fd"):

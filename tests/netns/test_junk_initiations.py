@@ -8,7 +8,7 @@ from random import Random
 
 from netns.lab import Side, ping
 
-from wgpy.cookie import mac1_key
+from wgpy.protocol.cookie import mac1_key
 
 # Sends messages of 148 bytes from stdin, in bursts too small to count as load (5.3); argv: address,
 # port.

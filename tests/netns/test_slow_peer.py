@@ -30,9 +30,9 @@ with socket.socket(type=socket.SOCK_DGRAM) as s:
 WITHOUT_PRIVILEGE = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"]
 # wgpy where net.core.wmem_max is the kernel's default, which cannot be set for one namespace.
 OF_DEFAULT_HOST = """
-import sys, wgpy.sockets
-from wgpy.cli import main
-wgpy.sockets.BUFFER_LEN = 212992
+import sys, wgpy.linux.sockets
+from wgpy.daemon.cli import main
+wgpy.linux.sockets.BUFFER_LEN = 212992
 sys.exit(main())
 """
 COMMANDS = {

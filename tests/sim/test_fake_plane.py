@@ -16,7 +16,7 @@ from loopback import IPV4, LOOPBACK, packet
 
 from wgpy.config import AllowedIP, Endpoint
 from wgpy.dataplane.plane import PendingEvent, Plane, PlaneIO, Queue, Session
-from wgpy.sockets import open_sockets
+from wgpy.linux.sockets import open_sockets
 
 pytestmark = pytest.mark.threads
 

@@ -19,7 +19,7 @@ from sim.world import Broken
 import wgpy.peer
 from wgpy.dataplane.plane import MessageEvent, PeerStats, PendingEvent
 from wgpy.peer import Peer
-from wgpy.timers import Timers
+from wgpy.protocol.timers import Timers
 
 FIRST = int(os.environ.get("WGPY_SIM_FIRST", "0"))
 SEEDS = int(os.environ.get("WGPY_SIM_SEEDS", "150"))

@@ -24,8 +24,8 @@ from wgpy.dataplane.plane import (
     Session,
 )
 from wgpy.device import Device
-from wgpy.noise import StaticKey
 from wgpy.peer import INITIATION_INTERVAL_NS
+from wgpy.protocol.noise import StaticKey
 
 EPOCH_NS = 1_700_000_000 * S
 KEYPAIRS = 3  # current, previous, next

@@ -8,7 +8,7 @@
  * checked; cookie replies are made and sent when the batch is through.
  *
  * The library has no XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha): it is put together out of
- * ChaCha20 and ChaCha20-Poly1305, as wgpy/cookie.py does for the other side. */
+ * ChaCha20 and ChaCha20-Poly1305, as wgpy/protocol/cookie.py does for the other side. */
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
 #include <stdlib.h>

@@ -26,7 +26,7 @@ STALL_S: Final = 30.0  # a client that has not read for so long in the middle of
 ACCEPT_PAUSE_S: Final = 0.25  # after a failure to accept: soon for a user, seldom for a core
 _CHUNK: Final = 1 << 16  # bytes read at a time
 
-_log = logging.getLogger("wgpy.uapi")
+_log = logging.getLogger(__name__)
 
 
 class UapiServer:

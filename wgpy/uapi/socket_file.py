@@ -17,7 +17,7 @@ DIRECTORY: Final = Path("/var/run/wireguard")  # where wg looks
 
 _STEPS_MAX: Final = 256  # of a way over links; the kernel follows 40 of them (path_resolution(7))
 
-_log = logging.getLogger("wgpy.uapi")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

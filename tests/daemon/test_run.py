@@ -8,11 +8,13 @@ import sys
 
 import pytest
 
-from wgpy import daemon
-from wgpy.daemon import Options, StartError
+from wgpy.daemon import run as running
+from wgpy.daemon.run import Options, StartError
 
 # A caller that goes to the background; what is appended runs in the daemon.
-BACKGROUND = "from wgpy.daemon import READY, _go_to_background; report = _go_to_background([]); "
+BACKGROUND = (
+    "from wgpy.daemon.run import READY, _go_to_background; report = _go_to_background([]); "
+)
 
 
 def call(in_daemon: str) -> subprocess.CompletedProcess[str]:
@@ -79,9 +81,9 @@ def test_a_tun_that_cannot_be_had_is_explained(
     def fail(*_: object, **__: object) -> None:
         raise OSError(code, os.strerror(code), "/dev/net/tun" if code == errno.EACCES else None)
 
-    monkeypatch.setattr(daemon, "open_tun", fail)
+    monkeypatch.setattr(running, "open_tun", fail)
     with pytest.raises(StartError, match=reason):
-        daemon._open_tun(Options("wg0"))
+        running._open_tun(Options("wg0"))
 
 
 def test_a_container_without_the_device_is_told_from_a_user_without_the_right(
@@ -90,9 +92,9 @@ def test_a_container_without_the_device_is_told_from_a_user_without_the_right(
     def fail(*_: object, **__: object) -> None:  # as the device cgroup does
         raise OSError(errno.EPERM, os.strerror(errno.EPERM), "/dev/net/tun")
 
-    monkeypatch.setattr(daemon, "open_tun", fail)
+    monkeypatch.setattr(running, "open_tun", fail)
     with pytest.raises(StartError, match="no permission for /dev/net/tun"):
-        daemon._open_tun(Options("wg0"))
+        running._open_tun(Options("wg0"))
 
 
 def test_what_the_caller_left_open_is_known_without_proc_too(
@@ -103,11 +105,11 @@ def test_what_the_caller_left_open_is_known_without_proc_too(
 
     with open(os.devnull) as left, open(os.devnull) as meant:
         options = Options("wg0", tun_fd=meant.fileno())
-        known = daemon._inherited_descriptors(options)
+        known = running._inherited_descriptors(options)
         assert left.fileno() in known
         assert not {0, 1, 2, meant.fileno()} & set(known)
         monkeypatch.setattr(os, "listdir", fail)
-        assert daemon._inherited_descriptors(options) == sorted(known)
+        assert running._inherited_descriptors(options) == sorted(known)
 
 
 class Dying:
@@ -123,8 +125,8 @@ def test_a_data_thread_that_dies_while_events_are_taken_is_noticed() -> None:
     async def scenario() -> None:
         end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         dying = Dying()
-        daemon._on_plane_event(dying, dying, end)  # type: ignore[arg-type]
-        with pytest.raises(daemon.DataThreadError, match="died"):
+        running._on_plane_event(dying, dying, end)  # type: ignore[arg-type]
+        with pytest.raises(running.DataThreadError, match="died"):
             end.result()
 
     asyncio.run(scenario())
@@ -132,4 +134,4 @@ def test_a_data_thread_that_dies_while_events_are_taken_is_noticed() -> None:
 
 def test_a_given_descriptor_that_is_no_tun_is_refused() -> None:
     with open(os.devnull) as null, pytest.raises(StartError, match="WG_TUN_FD"):
-        daemon._open_tun(Options("wg0", tun_fd=null.fileno()))
+        running._open_tun(Options("wg0", tun_fd=null.fileno()))

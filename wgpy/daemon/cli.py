@@ -8,10 +8,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from wgpy.daemon import STDOUT, Options, StartError, run
+from wgpy.daemon.logs import STDERR, say
+from wgpy.daemon.run import STDOUT, Options, StartError, run
 from wgpy.dataplane.plane import MAX_WORKERS, aead_backends
-from wgpy.log import NOTICE, STDERR, say
-from wgpy.tun import check_name
+from wgpy.linux.tun import check_name
+from wgpy.log import NOTICE
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2

@@ -5,11 +5,11 @@ import socket
 from collections.abc import Sequence
 from typing import Final
 
-from wgpy.log import Courier
+from wgpy.daemon.logs import Courier
 
 MESSAGES_MAX: Final = 8  # that wait for a manager whose queue is full
 
-_log = logging.getLogger("wgpy.notify")
+_log = logging.getLogger(__name__)
 
 
 class Notifier:

@@ -138,7 +138,7 @@ def test_an_error_is_logged_with_its_line_made_printable(
 
     run(device, directory, test)
     (record,) = caplog.records
-    assert (record.name, record.levelno) == ("wgpy.uapi", logging.ERROR)
+    assert (record.name, record.levelno) == ("wgpy.uapi.server", logging.ERROR)
     assert record.getMessage() == r"refused a request: bad value (EINVAL): 'fwmark=\x1b[2J\xff'"
 
 
@@ -157,7 +157,7 @@ def test_a_log_never_holds_a_key(
 
     caplog.set_level(logging.DEBUG)
     run(device, directory, test)
-    assert len([record for record in caplog.records if record.name == "wgpy.uapi"]) == 10
+    assert len([record for record in caplog.records if record.name == "wgpy.uapi.server"]) == 10
     assert "5ec2e7" not in caplog.text
     assert base64[:8] not in caplog.text
 
@@ -320,7 +320,7 @@ def logged_events() -> Iterator[asyncio.Queue[str]]:
         def emit(self, record: logging.LogRecord) -> None:
             messages.put_nowait(record.getMessage())
 
-    logger, handler = logging.getLogger("wgpy.uapi"), Handler()
+    logger, handler = logging.getLogger("wgpy.uapi.server"), Handler()
     logger.addHandler(handler)
     try:
         yield messages

@@ -12,8 +12,8 @@ import pytest
 from wgpy.config import DeviceChange, Endpoint, PeerChange
 from wgpy.dataplane.plane import PeerStats, Plane
 from wgpy.device import PEERS_PER_TURN, Device
-from wgpy.routes import RouteWatch
-from wgpy.sockets import open_sockets
+from wgpy.linux.routes import RouteWatch
+from wgpy.linux.sockets import open_sockets
 
 LOOPBACK = {4: socket.inet_aton("127.0.0.1"), 6: socket.inet_pton(socket.AF_INET6, "::1")}
 NOT_OURS = socket.inet_aton("192.0.2.77")

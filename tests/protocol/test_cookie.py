@@ -7,14 +7,14 @@ from fake_plane import cookie_reply
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wgpy.cookie import (
+from wgpy.errors import BadMessage
+from wgpy.protocol.cookie import (
     CookieGenerator,
     _hchacha20,
     _xchacha20poly1305,
     cookie_key,
     mac1_key,
 )
-from wgpy.errors import BadMessage
 
 NS_PER_S = 1_000_000_000
 START_NS = 1000 * NS_PER_S

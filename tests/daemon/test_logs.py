@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from netns.lab import eventually
 
-from wgpy import log as log_module
-from wgpy.log import (
+from wgpy.daemon import logs
+from wgpy.daemon.logs import (
     FILE_LEN,
     NOTICE,
     QUEUE_LEN,
@@ -189,12 +189,12 @@ def test_what_python_would_write_to_stderr_by_itself_is_logged() -> None:
 
 def test_the_last_word_does_not_wait_for_a_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     with pipe() as (reader, writer):
-        monkeypatch.setattr(log_module, "STDERR", writer)
-        log_module.say("wgpy: why")
+        monkeypatch.setattr(logs, "STDERR", writer)
+        logs.say("wgpy: why")
         assert os.read(reader, 100) == b"wgpy: why\n"
         os.write(writer, bytes(fcntl.fcntl(writer, fcntl.F_GETPIPE_SZ)))
         before = time.monotonic()
-        log_module.say("wgpy: why")
+        logs.say("wgpy: why")
         assert time.monotonic() - before < LONG_S
 
 

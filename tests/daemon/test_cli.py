@@ -10,9 +10,9 @@ from dataclasses import replace
 
 import pytest
 
-from wgpy import cli
-from wgpy.cli import parse
-from wgpy.daemon import Options
+from wgpy.daemon import cli
+from wgpy.daemon.cli import parse
+from wgpy.daemon.run import Options
 from wgpy.dataplane.plane import aead_backends
 from wgpy.log import NOTICE
 

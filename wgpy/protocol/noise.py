@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from wgpy.errors import BadMessage
-from wgpy.messages import (
+from wgpy.protocol.messages import (
     InitiationMessage,
     ResponseMessage,
     pack_initiation,

@@ -41,7 +41,7 @@ SO_RCVBUFFORCE = 33
 SO_TIMESTAMPNS_NEW = 64
 
 
-_log = logging.getLogger("wgpy.sockets")
+_log = logging.getLogger(__name__)
 
 Pair = tuple[socket.socket | None, socket.socket | None]  # IPv4 and IPv6, one at least
 

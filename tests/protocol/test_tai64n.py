@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wgpy.tai64n import tai64n
+from wgpy.protocol.tai64n import tai64n
 
 NS_PER_S = 1_000_000_000
 UNIX_TIMES_NS = st.integers(0, 2**63 - 1)

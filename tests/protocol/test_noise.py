@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from noise.connection import Keypair, NoiseConnection  # type: ignore[import-untyped]
 
 from wgpy.errors import BadMessage
-from wgpy.noise import (
+from wgpy.protocol.noise import (
     Initiation,
     InitiatorState,
     RemoteStatic,

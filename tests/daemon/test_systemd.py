@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from wgpy.notify import Notifier
+from wgpy.daemon.systemd import Notifier
 
 
 @contextmanager

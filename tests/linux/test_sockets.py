@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from wgpy.dataplane.plane import Feature
-from wgpy.sockets import (
+from wgpy.linux.sockets import (
     IP_PKTINFO,
     SO_RCVBUFFORCE,
     SO_SNDBUFFORCE,
@@ -123,19 +123,19 @@ def test_a_random_port_avoids_those_that_one_family_lacks(monkeypatch: pytest.Mo
                 raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
             super().bind(address)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("wgpy.sockets.socket.socket", Crowded)
+    monkeypatch.setattr("wgpy.linux.sockets.socket.socket", Crowded)
     with closing(open_sockets(0, 0)) as pair:
         assert port_of(pair.fds[0][0]) == port_of(pair.fds[0][1])
     assert next(refusals, None) is None
 
 
 def test_a_missing_family_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wgpy.sockets.socket.socket", OnlyIPv4)
+    monkeypatch.setattr("wgpy.linux.sockets.socket.socket", OnlyIPv4)
     with closing(open_sockets(0, 0)) as pair:
         assert pair.fds[0][1] == -1
         assert pair.fds[0][0] >= 0
         assert pair.port != 0
-    monkeypatch.setattr("wgpy.sockets.socket.socket", OnlyIPv6)
+    monkeypatch.setattr("wgpy.linux.sockets.socket.socket", OnlyIPv6)
     with closing(open_sockets(0, 0)) as pair:
         assert pair.fds[0][0] == -1
         assert pair.fds[0][1] >= 0
@@ -169,7 +169,7 @@ class Old(socket.socket):
 def test_a_kernel_that_does_not_tell_when_is_none_the_worse(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("wgpy.sockets.socket.socket", Old)
+    monkeypatch.setattr("wgpy.linux.sockets.socket.socket", Old)
     with closing(open_sockets(0, 0)) as pair:
         assert pair.port != 0
 
@@ -188,7 +188,7 @@ def test_the_send_buffer_is_as_large_as_it_may_be(monkeypatch: pytest.MonkeyPatc
     with closing(open_sockets(0, 0)) as pair:
         assert {option(fd, socket.SOL_SOCKET, socket.SO_SNDBUF) for fd in pair.fds[0]} == {64 << 20}
     allowed = int(Path("/proc/sys/net/core/wmem_max").read_text())
-    monkeypatch.setattr("wgpy.sockets.socket.socket", Humble)
+    monkeypatch.setattr("wgpy.linux.sockets.socket.socket", Humble)
     with closing(open_sockets(0, 0)) as pair:
         for fd in pair.fds[0]:
             assert option(fd, socket.SOL_SOCKET, socket.SO_SNDBUF) == 2 * min(allowed, 7 << 20)

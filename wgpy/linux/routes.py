@@ -36,7 +36,7 @@ from pyroute2 import AsyncIPRoute, NetlinkError
 from pyroute2.netlink import rtnl
 
 from wgpy.config import Endpoint
-from wgpy.hints import Hints
+from wgpy.linux.hints import Hints
 
 GROUPS: Final = (
     rtnl.RTNLGRP_LINK,  # IPv4 routes go without a word when their interface goes down

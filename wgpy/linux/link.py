@@ -26,14 +26,14 @@ from pyroute2 import AsyncIPRoute, NetlinkError
 from pyroute2.netlink.rtnl import RTNLGRP_LINK
 from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP
 
-from wgpy.hints import Hints, readable
-from wgpy.tun import interface_name
+from wgpy.linux.hints import Hints, readable
+from wgpy.linux.tun import interface_name
 
 TUNGETDEVNETNS = 0x54E3  # <linux/if_tun.h>
 SIOCGSKNS = 0x894C  # <linux/sockios.h>: the namespace of a socket; /proc need not be there
 LOOK_INTERVAL_S = 1.0  # as often as wireguard-go looks
 
-_log = logging.getLogger("wgpy.link")
+_log = logging.getLogger(__name__)
 
 
 class LinkState(NamedTuple):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wgpy.dataplane.plane import PeerStats
-from wgpy.timers import JITTER_NS, MAX_RETRIES, Action, Timers
+from wgpy.protocol.timers import JITTER_NS, MAX_RETRIES, Action, Timers
 
 NOW = 1000 * S
 HALF_JITTER = JITTER_NS // 2

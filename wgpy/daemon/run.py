@@ -27,15 +27,24 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
+from wgpy.daemon.logs import (
+    STDERR,
+    Log,
+    Sink,
+    Stream,
+    background_sink,
+    foreground_sink,
+    say,
+)
+from wgpy.daemon.systemd import Notifier
 from wgpy.dataplane.plane import Plane
 from wgpy.device import Device
-from wgpy.link import Link, LinkDeletedError
-from wgpy.log import NOTICE, STDERR, Log, Sink, Stream, background_sink, foreground_sink, say
-from wgpy.notify import Notifier
-from wgpy.routes import RouteWatch
-from wgpy.scheduler import BoottimeScheduler
-from wgpy.sockets import open_sockets
-from wgpy.tun import DEFAULT_MTU, Tun, adopt_tun, open_tun
+from wgpy.linux.boottime import BoottimeScheduler
+from wgpy.linux.link import Link, LinkDeletedError
+from wgpy.linux.routes import RouteWatch
+from wgpy.linux.sockets import open_sockets
+from wgpy.linux.tun import DEFAULT_MTU, Tun, adopt_tun, open_tun
+from wgpy.log import NOTICE
 from wgpy.uapi.server import UapiServer
 from wgpy.uapi.socket_file import DIRECTORY, SocketFile, SocketWatch, adopt_socket, open_socket
 
@@ -66,7 +75,7 @@ DESCRIPTORS_LIMIT = 1024  # Linux's default; a lower one is raised to this as fa
 GC_THRESHOLD = 100_000  # objects; the default of 700 takes a third of a big request's time
 READY = b"\0"  # from the daemon to its caller; anything else says why it failed
 
-_log = logging.getLogger("wgpy.daemon")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

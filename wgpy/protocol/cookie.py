@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 
 from wgpy.errors import BadMessage
-from wgpy.messages import MAC_LEN, parse_cookie_reply_untrusted
+from wgpy.protocol.messages import MAC_LEN, parse_cookie_reply_untrusted
 
 LABEL_MAC1: Final = b"mac1----"  # 5.4
 LABEL_COOKIE: Final = b"cookie--"  # 5.4

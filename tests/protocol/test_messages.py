@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wgpy.errors import BadMessage
-from wgpy.messages import (
+from wgpy.protocol.messages import (
     COOKIE_REPLY_LEN,
     INITIATION_LEN,
     MACS_LEN,
@@ -23,7 +23,7 @@ from wgpy.messages import (
     parse_response_untrusted,
 )
 
-API_HEADER = Path(__file__).parent.parent / "wgpy" / "dataplane" / "api.h"
+API_HEADER = Path(__file__).resolve().parents[2] / "wgpy" / "dataplane" / "api.h"
 
 INITIATION = "0100000044332211" + "e1" * 32 + "51" * 48 + "71" * 28 + "aa" * 16 + "bb" * 16
 RESPONSE = "020000004433221188776655" + "e2" * 32 + "00" * 16 + "aa" * 16 + "bb" * 16

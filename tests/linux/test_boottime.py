@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from wgpy.scheduler import CALLS_PER_TURN, BoottimeScheduler, Timer
+from wgpy.linux.boottime import CALLS_PER_TURN, BoottimeScheduler, Timer
 
 MS = 1_000_000
 FAR = 3600 * 1000 * MS

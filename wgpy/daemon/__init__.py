@@ -1,0 +1,1 @@
+"""The command wgpy: one interface as a process."""

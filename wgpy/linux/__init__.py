@@ -1,0 +1,1 @@
+"""What knows Linux: TUN, sockets, netlink and clocks; nothing else does."""

@@ -1,0 +1,1 @@
+"""The WireGuard protocol without I/O, without a clock and without C."""
