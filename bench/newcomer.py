@@ -15,8 +15,8 @@ import time
 from base64 import b64decode
 
 from wgpy.config import ZERO_KEY
-from wgpy.dataplane.plane import REKEY_TIMEOUT_S
 from wgpy.errors import BadMessage
+from wgpy.protocol.constants import REKEY_TIMEOUT_S
 from wgpy.protocol.cookie import CookieGenerator
 from wgpy.protocol.messages import MessageType
 from wgpy.protocol.noise import (

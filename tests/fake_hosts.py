@@ -7,6 +7,7 @@ from fakes import Datagram, FakeLoop, FakeNetwork, FakeSockets, S
 
 from wgpy.config import DeviceChange, DeviceSnapshot, Endpoint, PeerChange, PeerSnapshot
 from wgpy.device import Device
+from wgpy.ports import Feature
 from wgpy.protocol.noise import StaticKey
 
 EPOCH_NS = 1_700_000_000 * S
@@ -32,7 +33,7 @@ class Host:
             self.sockets,
             loop,
             tun_fds=(3,),
-            tun_features=1,
+            tun_features=Feature.VNET_HDR,
             wall_clock=lambda: self.epoch_ns + loop.now_ns,
             randbelow=self.random.randrange,
         )

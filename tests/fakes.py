@@ -9,6 +9,7 @@ from typing import Protocol
 
 from wgpy.config import Endpoint
 from wgpy.dataplane.plane import MESSAGE_TRANSPORT
+from wgpy.ports import Feature
 
 S = 1_000_000_000  # nanoseconds
 WIRE_LEN = 32  # header and tag of a transport message
@@ -114,7 +115,7 @@ class FakeBoundSockets:
     """What FakeSockets opened: an address with a port."""
 
     fds = ((4, 6),)
-    features = 8
+    features = Feature.UDP_GSO
 
     def __init__(self, sockets: "FakeSockets", port: int, fwmark: int) -> None:
         self.port = port

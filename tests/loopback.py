@@ -19,6 +19,7 @@ from wgpy.config import DeviceChange, PeerChange, PeerSnapshot
 from wgpy.dataplane.plane import PeerStats, Plane
 from wgpy.device import Device
 from wgpy.linux.sockets import open_sockets
+from wgpy.ports import Feature
 from wgpy.protocol.noise import StaticKey
 
 PATIENCE_S = 10  # until a test fails
@@ -105,7 +106,7 @@ class Host:
             partial(open_sockets, workers=workers),
             loop,
             [end.fileno() for end in lent],
-            tun_features=0,
+            tun_features=Feature(0),
             wall_clock=lambda: EPOCH_NS + self.plane.now_ns(),  # it makes the same jumps
         )
         stack.enter_context(closing(self.device))

@@ -24,13 +24,13 @@ from wgpy.dataplane.plane import (
     MESSAGE_RESPONSE,
     MESSAGE_TRANSPORT,
     SESSION_CURRENT,
-    Feature,
     MessageEvent,
     Plane,
     Queue,
 )
 from wgpy.device import EVENTS_PER_TURN
 from wgpy.errors import ConfigError
+from wgpy.ports import Feature
 from wgpy.protocol.cookie import cookie_key, mac1_key
 from wgpy.protocol.noise import StaticKey
 

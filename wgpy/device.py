@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from ipaddress import ip_address
 from itertools import chain
-from typing import Final, Protocol
+from typing import Final
 
 from wgpy.config import (
     KEY_LEN,
@@ -27,7 +27,6 @@ from wgpy.config import (
 )
 from wgpy.dataplane.plane import (
     MAX_PEERS,
-    Feature,
     MessageEvent,
     PendingEvent,
     Plane,
@@ -35,48 +34,19 @@ from wgpy.dataplane.plane import (
     Queue,
 )
 from wgpy.errors import BadMessage, ConfigError
-from wgpy.peer import Handle, Peer, Scheduler, Surroundings
+from wgpy.peer import Peer, PeerServices
+from wgpy.ports import Feature, Handle, OpenSockets, Scheduler, Sockets
 from wgpy.protocol.cookie import cookie_key, mac1_key
 from wgpy.protocol.messages import MessageType
 from wgpy.protocol.noise import RemoteStatic, StaticKey, read_initiation_untrusted
-
-__all__ = ["BoundSockets", "Device", "Handle", "OpenSockets", "Scheduler"]
+from wgpy.units import NS_PER_S
 
 # Implementation constants.
 EVENTS_PER_TURN: Final = 64  # handled before others on the control thread have their turn
 PEERS_PER_TURN: Final = 256  # likewise, where something is looked up of all; a millisecond
-PORT_RETRY_NS: Final = 1_000_000_000  # from one try to listen to the next, where the first failed
+PORT_RETRY_NS: Final = NS_PER_S  # from one try to listen to the next, where the first failed
 
 _log = logging.getLogger(__name__)
-
-
-class BoundSockets(Protocol):
-    """The open UDP sockets of a device."""
-
-    @property
-    def port(self) -> int:
-        """The port that they are bound to."""
-
-    @property
-    def fds(self) -> Sequence[tuple[int, int]]:
-        """The IPv4 and IPv6 socket of each worker, -1 for a missing one."""
-
-    @property
-    def features(self) -> int:
-        """What they are able to do: WG_FEATURE_UDP_GSO and WG_FEATURE_UDP_GRO."""
-
-    def set_fwmark(self, fwmark: int) -> None:
-        """Mark what they send, 0 for no mark; OSError when that is not permitted."""
-
-    def close(self) -> None:
-        """Close them."""
-
-
-class OpenSockets(Protocol):
-    """Opens UDP sockets (wgpy.linux.sockets.open_sockets)."""
-
-    def __call__(self, port: int, fwmark: int) -> BoundSockets:
-        """Bind to a port, 0 for any; OSError when it is in use or the mark is not permitted."""
 
 
 class Device:
@@ -88,7 +58,7 @@ class Device:
         open_sockets: OpenSockets,
         scheduler: Scheduler,
         tun_fds: Sequence[int],
-        tun_features: int,
+        tun_features: Feature,
         *,
         wall_clock: Callable[[], int] = time.time_ns,
         randbelow: Callable[[int], int] = secrets.randbelow,
@@ -96,14 +66,14 @@ class Device:
         """Start without identity and peers, and down.
 
         There is a queue of the TUN for each worker of the plane, and `open_sockets` gives as many
-        pairs.  `tun_features` are WG_FEATURE bits; `wall_clock` gives Unix nanoseconds,
+        pairs.  `wall_clock` gives Unix nanoseconds,
         `randbelow(n)` a random integer from 0 to n - 1.
         """
         self._plane = plane
         self._open_sockets = open_sockets
         self._tun_fds = tun_fds
         self._tun_features = tun_features
-        self._around = Surroundings(plane, scheduler, wall_clock, randbelow)
+        self._services = PeerServices(plane, scheduler, wall_clock, randbelow)
 
         self._private_key = ZERO_KEY
         self._identity: StaticKey | None = None
@@ -117,7 +87,7 @@ class Device:
         self.on_suspicion: Callable[[], None] = lambda: None  # when loops() are to be judged
 
         self._up = False
-        self._bound: BoundSockets | None = None  # None while down, or while there is no port
+        self._bound: Sockets | None = None  # None while down, or while there is no port
         self._retry: Handle | None = None  # of the next try to listen, while up without a port
         self._refusal = ""  # why there is none
 
@@ -155,7 +125,7 @@ class Device:
             _log.error(text, self._listen_port, refusal)
         self._refusal = refusal
         when_ns = self._plane.now_ns() + PORT_RETRY_NS
-        self._retry = self._around.scheduler.call_at(when_ns, self._try_to_listen)
+        self._retry = self._services.scheduler.call_at(when_ns, self._try_to_listen)
 
     def _stop_retries(self) -> None:
         if self._retry is not None:
@@ -183,7 +153,7 @@ class Device:
             self._remove_peer(peer)
         self._become(ZERO_KEY)
 
-    def _listen_on(self, bound: BoundSockets) -> None:
+    def _listen_on(self, bound: Sockets) -> None:
         """Carry traffic over these sockets, instead of over those before, if any."""
         self._stop_retries()
         if self._bound is not None:
@@ -194,7 +164,7 @@ class Device:
         pairs = zip(self._tun_fds, bound.fds, strict=True)
         queues = tuple(Queue(tun_fd, *udp_fds) for tun_fd, udp_fds in pairs)
         self._plane.start(PlaneIO(queues, self._tun_features | bound.features))
-        _log.info("listens on UDP port %d: %s", bound.port, Feature(bound.features))
+        _log.info("listens on UDP port %d: %s", bound.port, bound.features)
         self._start_peers(self._peers.values())
 
     def _start_peers(self, peers: Iterable[Peer]) -> None:
@@ -307,7 +277,7 @@ class Device:
         if len(keys) > MAX_PEERS:
             raise ConfigError(errno.ENOMEM, f"more than {MAX_PEERS} peers")
 
-    def _prepare_sockets(self, change: DeviceChange) -> BoundSockets | None:
+    def _prepare_sockets(self, change: DeviceChange) -> Sockets | None:
         """Do what can fail of a new port or mark; -> new sockets, if the port changes while up.
 
         While down, the port and the mark are tried and let go: at up() nobody waits for an answer.
@@ -331,7 +301,7 @@ class Device:
             return False
         return self._bound is None or change.listen_port != self._listen_port
 
-    def _apply_sockets(self, change: DeviceChange, bound: BoundSockets | None, now_ns: int) -> None:
+    def _apply_sockets(self, change: DeviceChange, bound: Sockets | None, now_ns: int) -> None:
         before = (self._listen_port, self._fwmark)
         if change.fwmark is not None:
             self._fwmark = change.fwmark
@@ -390,7 +360,7 @@ class Device:
         return self._identity is not None and self._identity.public_key == public_key
 
     def _add_peer(self, public_key: bytes) -> Peer:
-        peer = Peer(public_key, self._identity, self._around, self._forgotten_ns)
+        peer = Peer(public_key, self._identity, self._services, self._forgotten_ns)
         self._peers[public_key] = peer
         self._peers_by_slot[peer.slot] = peer
         return peer

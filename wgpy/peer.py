@@ -14,12 +14,13 @@ import logging
 from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from wgpy.config import ZERO_KEY, Endpoint, PeerSnapshot
 from wgpy.dataplane.plane import Plane, Session
 from wgpy.errors import BadMessage
 from wgpy.log import NOTICE
+from wgpy.ports import Handle, Scheduler
 from wgpy.protocol.cookie import CookieGenerator
 from wgpy.protocol.noise import (
     Initiation,
@@ -32,7 +33,8 @@ from wgpy.protocol.noise import (
     write_response,
 )
 from wgpy.protocol.tai64n import tai64n
-from wgpy.protocol.timers import NS_PER_S, REKEY_TIMEOUT_NS, Action, Timers
+from wgpy.protocol.timers import REKEY_TIMEOUT_NS, Action, Timers
+from wgpy.units import NS_PER_S
 
 # Implementation constants, as the Linux kernel has them.
 HANDSHAKE_TOS: Final = 0x88  # AF41: handshakes should get through when data does not
@@ -44,22 +46,8 @@ OWN_INITIATION_INTERVAL_NS: Final = 2 * INITIATION_INTERVAL_NS
 _log = logging.getLogger(__name__)
 
 
-class Handle(Protocol):
-    """A call that was scheduled."""
-
-    def cancel(self) -> None:
-        """Do not call."""
-
-
-class Scheduler(Protocol):
-    """What runs callbacks later, on the control thread."""
-
-    def call_at(self, when_ns: int, callback: Callable[[], None]) -> Handle:
-        """Call once the plane's clock shows `when_ns`, never before this returns."""
-
-
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class PeerServices:
     """What all peers of a device share."""
 
     plane: Plane
@@ -72,7 +60,6 @@ class Peer:
     """A peer in a slot of the data plane.  `now_ns` is the plane's clock everywhere."""
 
     __slots__ = (
-        "_around",
         "_cookies",
         "_deadline_ns",
         "_gate_ns",
@@ -85,6 +72,7 @@ class Peer:
         "_plane",
         "_remote",
         "_running",
+        "_services",
         "_timers",
         "_wall_offset_ns",
         "initiated_ns",
@@ -104,7 +92,7 @@ class Peer:
         self,
         public_key: bytes,
         local: StaticKey | None,
-        around: Surroundings,
+        services: PeerServices,
         initiated_ns: int = 0,
     ) -> None:
         """Take a slot in the data plane; `local` is our identity, if there is one.
@@ -115,8 +103,8 @@ class Peer:
         self.public_key = public_key
         self.preshared_key = ZERO_KEY
         self.last_handshake_ns = 0
-        self._around = around
-        self._plane = around.plane
+        self._services = services
+        self._plane = services.plane
         self._local = local
         self._remote: RemoteStatic | None = None
         self._cookies = CookieGenerator(public_key)
@@ -126,7 +114,7 @@ class Peer:
         self._last_initiation_ns: int | None = None
         self._gate_ns = 0
         self._gave_up = False  # since the last session; said once, or silent peers would fill logs
-        self._timers = Timers(around.randbelow)
+        self._timers = Timers(services.randbelow)
         self._deadline_ns: int | None = None
         self._handle: Handle | None = None
         self._running = False
@@ -332,7 +320,7 @@ class Peer:
         The peer refuses what is not later than all before (5.1), so time then goes on from where
         the clock was, until it is there again or we restart.
         """
-        self._wall_offset_ns = max(self._wall_offset_ns, self._around.wall_clock() - now_ns)
+        self._wall_offset_ns = max(self._wall_offset_ns, self._services.wall_clock() - now_ns)
         return now_ns + self._wall_offset_ns
 
     def _begin_session(self, keys: TransportKeys, now_ns: int) -> None:
@@ -350,7 +338,7 @@ class Peer:
     def _complete_handshake(self) -> None:
         _log.debug("%s: session established", self)
         self._gave_up = False
-        self.last_handshake_ns = max(NS_PER_S, self._around.wall_clock())  # wg knows none before
+        self.last_handshake_ns = max(NS_PER_S, self._services.wall_clock())  # wg knows none before
         self._timers.handshake_complete()
 
     def _send_handshake(self, message: bytes, now_ns: int) -> None:
@@ -438,7 +426,7 @@ class Peer:
             self._handle = None
         self._deadline_ns = deadline_ns
         if deadline_ns is not None:
-            self._handle = self._around.scheduler.call_at(deadline_ns, self._deadline_came)
+            self._handle = self._services.scheduler.call_at(deadline_ns, self._deadline_came)
 
     def _deadline_came(self) -> None:
         self._handle = None

@@ -9,7 +9,8 @@ import sys
 import pytest
 
 from wgpy.daemon import run as running
-from wgpy.daemon.run import Options, StartError
+from wgpy.daemon.run import Options
+from wgpy.errors import DataThreadError, StartError
 
 # A caller that goes to the background; what is appended runs in the daemon.
 BACKGROUND = (
@@ -126,7 +127,7 @@ def test_a_data_thread_that_dies_while_events_are_taken_is_noticed() -> None:
         end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         dying = Dying()
         running._on_plane_event(dying, dying, end)  # type: ignore[arg-type]
-        with pytest.raises(running.DataThreadError, match="died"):
+        with pytest.raises(DataThreadError, match="died"):
             end.result()
 
     asyncio.run(scenario())

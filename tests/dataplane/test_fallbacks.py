@@ -17,7 +17,6 @@ from wgpy.dataplane.plane import (
     REJECT_AFTER_MESSAGES,
     REKEY_AFTER_MESSAGES,
     TRANSPORT_OVERHEAD,
-    Feature,
     MessageEvent,
     PendingEvent,
     Plane,
@@ -25,6 +24,7 @@ from wgpy.dataplane.plane import (
     Queue,
     Session,
 )
+from wgpy.ports import Feature
 
 from .ends import WAIT_S
 from .faults import FaultyKernel, Message, refusing, willing

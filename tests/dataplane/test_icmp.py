@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from wgpy.config import AllowedIP
-from wgpy.dataplane.plane import Feature, Plane, PlaneIO, Queue
+from wgpy.dataplane.plane import Plane, PlaneIO, Queue
+from wgpy.ports import Feature
 
 from .packets import (
     GSO_UDP_L4,

@@ -22,11 +22,11 @@ from wgpy.dataplane.plane import (
     MESSAGE_RESPONSE,
     MESSAGE_TRANSPORT,
     RESPONSE_LEN,
-    Feature,
     PendingEvent,
     Plane,
     Session,
 )
+from wgpy.ports import Feature
 
 from .ends import start
 from .packets import MF, UDP, Packet, vnet

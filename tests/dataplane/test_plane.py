@@ -11,11 +11,14 @@ import pytest
 
 from wgpy.config import Endpoint
 from wgpy.dataplane import plane as plane_module
+from wgpy.dataplane._core import lib
 from wgpy.dataplane.plane import Plane, PlaneIO, Queue, Session, aead_backends
+from wgpy.ports import Feature
+from wgpy.protocol import constants
 
 WAIT_S = 10  # what a test waits for comes at once, or the test has failed
 NO_SLOT = 12345
-NO_IO = PlaneIO((Queue(-1, -1, -1),), 0)
+NO_IO = PlaneIO((Queue(-1, -1, -1),), Feature(0))
 V4 = Endpoint(bytes([192, 0, 2, 1]), 51820)
 V6 = Endpoint(bytes.fromhex("20010db8" + 24 * "0"), 1, scope_id=3)
 SESSION = Session(bytes(32), bytes(32), 1, 2, 0, True)
@@ -268,6 +271,14 @@ def test_no_key_shows_in_a_repr() -> None:
     session = Session(b"s" * 32, b"r" * 32, 1, 2, 3, True)
     assert "sss" not in repr(session)
     assert "rrr" not in repr(session)
+
+
+def test_control_and_core_have_the_same_numbers() -> None:
+    assert constants.REJECT_AFTER_TIME_S == lib.WG_REJECT_AFTER_TIME_S
+    assert constants.REKEY_TIMEOUT_S == lib.WG_REKEY_TIMEOUT_S
+    assert constants.KEEPALIVE_TIMEOUT_S == lib.WG_KEEPALIVE_TIMEOUT_S
+    for feature in Feature:
+        assert feature == getattr(lib, f"WG_FEATURE_{feature.name}")
 
 
 def test_the_numbers_of_the_specification_are_exported() -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from wgpy.dataplane.plane import Feature
 from wgpy.linux.sockets import (
     IP_PKTINFO,
     SO_RCVBUFFORCE,
@@ -17,6 +16,7 @@ from wgpy.linux.sockets import (
     SO_TIMESTAMPNS_NEW,
     open_sockets,
 )
+from wgpy.ports import Feature
 
 
 def option(fd: int, level: int, name: int) -> int:

@@ -25,6 +25,7 @@ from wgpy.dataplane.plane import (
 )
 from wgpy.device import Device
 from wgpy.peer import INITIATION_INTERVAL_NS
+from wgpy.ports import Feature
 from wgpy.protocol.noise import StaticKey
 
 EPOCH_NS = 1_700_000_000 * S
@@ -353,7 +354,7 @@ class Host:
             self.plane._sockets,
             self.clock,
             tun_fds=(3,),
-            tun_features=0,
+            tun_features=Feature(0),
             wall_clock=lambda: EPOCH_NS + self.world.loop.now_ns + self.wall_offset_ns,
             randbelow=random.randrange,
         )

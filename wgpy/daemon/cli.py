@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from wgpy.daemon.logs import STDERR, say
-from wgpy.daemon.run import STDOUT, Options, StartError, run
+from wgpy.daemon.run import STDOUT, Options, run
 from wgpy.dataplane.plane import MAX_WORKERS, aead_backends
+from wgpy.errors import StartError
 from wgpy.linux.tun import check_name
 from wgpy.log import NOTICE
 

@@ -39,8 +39,9 @@ from wgpy.daemon.logs import (
 from wgpy.daemon.systemd import Notifier
 from wgpy.dataplane.plane import Plane
 from wgpy.device import Device
+from wgpy.errors import DataThreadError, LinkDeletedError, StartError, WgpyError
 from wgpy.linux.boottime import BoottimeScheduler
-from wgpy.linux.link import Link, LinkDeletedError
+from wgpy.linux.link import Link
 from wgpy.linux.routes import RouteWatch
 from wgpy.linux.sockets import open_sockets
 from wgpy.linux.tun import DEFAULT_MTU, Tun, adopt_tun, open_tun
@@ -100,14 +101,6 @@ class Options:
     workers: int = 1  # data threads per direction, if the TUN has as many queues
 
 
-class StartError(Exception):
-    """Why there is no interface: one line for the user."""
-
-
-class DataThreadError(StartError):
-    """Why there is no interface any more."""
-
-
 def run(options: Options) -> None:
     """Runs the interface until its end.
 
@@ -145,7 +138,7 @@ def run(options: Options) -> None:
             log.start(sink)
             asyncio.run(_serve(options, tun, link, listener, file, on_ready, notifier.stopping))
         except Exception as error:
-            expected = isinstance(error, (StartError, OSError))
+            expected = isinstance(error, (WgpyError, OSError))
             if report is not None or not expected:
                 _log.error("failed: %s", _reason(error), exc_info=not expected)
             if report is not None:

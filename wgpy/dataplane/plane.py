@@ -8,12 +8,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from enum import IntFlag
 from pathlib import Path
 from socket import AF_INET, AF_INET6
 from typing import Any, Final
 
 from wgpy.config import KEY_LEN, AllowedIP, Endpoint
+from wgpy.ports import Feature
 
 try:
     from wgpy.dataplane._core import ffi, lib
@@ -57,20 +57,6 @@ _IP_VERSION: Final = {4: 4, 16: 6}  # address length -> wg_allowedip.family
 _ALLOWED_IP: Final = struct.Struct("16sBBBx")  # wg_allowedip
 
 
-class Feature(IntFlag):
-    """What TUN and sockets can do (enum wg_feature)."""
-
-    VNET_HDR = lib.WG_FEATURE_VNET_HDR
-    TUN_TSO = lib.WG_FEATURE_TUN_TSO
-    TUN_USO = lib.WG_FEATURE_TUN_USO
-    UDP_GSO = lib.WG_FEATURE_UDP_GSO
-    UDP_GRO = lib.WG_FEATURE_UDP_GRO
-
-    def __str__(self) -> str:
-        """Their names, for the log."""
-        return " ".join(str(one.name) for one in Feature if one in self) or "none"
-
-
 @dataclass(frozen=True, slots=True)
 class Queue:
     """Descriptors of one worker, -1 for a missing one."""
@@ -85,7 +71,7 @@ class PlaneIO:
     """What is lent to the data threads: a queue for each worker; features are Feature bits."""
 
     queues: tuple[Queue, ...]
-    features: int
+    features: Feature
 
 
 @dataclass(frozen=True, slots=True)

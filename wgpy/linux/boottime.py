@@ -14,7 +14,8 @@ from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from typing import Final
 
-NS_PER_S: Final = 1_000_000_000
+from wgpy.units import NS_PER_S
+
 FEW: Final = 64  # so many may wait before it is worth while to look for cancelled ones
 # Called before others on the loop have their turn.  Each may be a handshake, thus a few ms in all.
 CALLS_PER_TURN: Final = 16

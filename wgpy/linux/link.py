@@ -26,6 +26,7 @@ from pyroute2 import AsyncIPRoute, NetlinkError
 from pyroute2.netlink.rtnl import RTNLGRP_LINK
 from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP
 
+from wgpy.errors import LinkDeletedError
 from wgpy.linux.hints import Hints, readable
 from wgpy.linux.tun import interface_name
 
@@ -41,10 +42,6 @@ class LinkState(NamedTuple):
 
     up: bool
     mtu: int
-
-
-class LinkDeletedError(Exception):
-    """The interface is gone and its TUN descriptor dead."""
 
 
 class Link:

@@ -29,14 +29,15 @@ import contextlib
 import ipaddress
 import socket
 import time
-from collections.abc import Callable, Iterator
-from typing import Final, NoReturn, Protocol
+from collections.abc import Callable
+from typing import Final, NoReturn
 
 from pyroute2 import AsyncIPRoute, NetlinkError
 from pyroute2.netlink import rtnl
 
 from wgpy.config import Endpoint
 from wgpy.linux.hints import Hints
+from wgpy.ports import Paths
 
 GROUPS: Final = (
     rtnl.RTNLGRP_LINK,  # IPv4 routes go without a word when their interface goes down
@@ -49,30 +50,6 @@ GROUPS: Final = (
 )
 SETTLE_S: Final = 0.05  # from the first hint of a burst; from a look at loops to the next
 REST: Final = 4  # times what a look took: with many peers and unruly routes, a fifth of the time
-
-
-class Paths(Protocol):
-    """Whose paths to look after: wgpy.device.Device."""
-
-    @property
-    def listen_port(self) -> int:
-        """The UDP port that we send from."""
-
-    @property
-    def fwmark(self) -> int:
-        """The mark that decides on routes, 0 for none."""
-
-    def paths(self) -> Iterator[list[tuple[int, Endpoint]]]:
-        """Give slots and endpoints that have a sticky source, in pieces."""
-
-    def judge_path(self, slot: int, path: Endpoint, holds: bool) -> None:
-        """Send from the source of this path, or no more."""
-
-    def loops(self) -> list[tuple[int, Endpoint]]:
-        """Return slots and endpoints whose route may lead into the tunnel itself."""
-
-    def judge_loop(self, slot: int, endpoint: Endpoint, leads_in: bool) -> None:
-        """Send nothing to this endpoint or something again; whether its route leads into us."""
 
 
 class RouteWatch:

@@ -21,7 +21,7 @@ import socket
 import struct
 from collections.abc import Sequence
 
-from wgpy.dataplane.plane import Feature
+from wgpy.ports import Feature
 
 BUFFER_LEN = 7 << 20  # bytes each way; the default of 208 KiB drops at speed
 SEND_BUFFER_LEN = 32 << 20  # which the kernel doubles; half of that is the most fq_codel(8) holds

@@ -12,7 +12,7 @@ import os
 import struct
 from dataclasses import dataclass
 
-from wgpy.dataplane.plane import Feature
+from wgpy.ports import Feature
 
 DEFAULT_MTU = 1420  # 1500 less IPv6, UDP and WireGuard headers
 NAME_MAX = 15  # IFNAMSIZ less the final zero

@@ -17,14 +17,14 @@ from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 
 from wgpy.errors import BadMessage
 from wgpy.protocol.messages import MAC_LEN, parse_cookie_reply_untrusted
+from wgpy.units import NS_PER_S
 
 LABEL_MAC1: Final = b"mac1----"  # 5.4
 LABEL_COOKIE: Final = b"cookie--"  # 5.4
 
-_NS_PER_S = 1_000_000_000
 # The receiver's secret changes every 120 s (5.4.7).  The sender gives a cookie up 5 s earlier, an
 # allowance for the way, as the Linux kernel does.
-COOKIE_LIFETIME_NS: Final = (120 - 5) * _NS_PER_S
+COOKIE_LIFETIME_NS: Final = (120 - 5) * NS_PER_S
 
 _NO_MAC2 = bytes(MAC_LEN)
 

@@ -7,27 +7,38 @@ packets: who waits for `deadline` and then asks for `due` gets what the stamps t
 
 import enum
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
-from wgpy.dataplane.plane import (
+from wgpy.protocol.constants import (
     KEEPALIVE_TIMEOUT_S,
     REJECT_AFTER_TIME_S,
+    REKEY_ATTEMPT_TIME_S,
     REKEY_TIMEOUT_S,
-    PeerStats,
 )
-
-NS_PER_S: Final = 1_000_000_000
+from wgpy.units import NS_PER_S
 
 # Specification (6.1 to 6.5).
 REKEY_TIMEOUT_NS: Final = REKEY_TIMEOUT_S * NS_PER_S
 KEEPALIVE_TIMEOUT_NS: Final = KEEPALIVE_TIMEOUT_S * NS_PER_S
 SILENCE_TIMEOUT_NS: Final = KEEPALIVE_TIMEOUT_NS + REKEY_TIMEOUT_NS
 ZERO_KEYS_AFTER_NS: Final = 3 * REJECT_AFTER_TIME_S * NS_PER_S
-MAX_RETRIES: Final = 90 // REKEY_TIMEOUT_S  # REKEY_ATTEMPT_TIME is 90 s
+MAX_RETRIES: Final = REKEY_ATTEMPT_TIME_S // REKEY_TIMEOUT_S
 
 # Implementation: what the Linux kernel adds to REKEY_TIMEOUT, so that two peers that collided once
 # do not collide for ever.
 JITTER_NS: Final = NS_PER_S // 3
+
+
+class Stamps(Protocol):
+    """What the data plane tells of a peer's traffic: times of the device's clock, 0 for never."""
+
+    tx_any_ns: int  # any message was sent
+    rx_any_ns: int
+    tx_data_ns: int  # payload was sent
+    rx_data_ns: int
+    tx_unanswered_since_ns: int  # the first payload sent since anything came
+    rx_unanswered_since_ns: int  # the first payload that came since anything was sent
+    sessions: int  # not 0 while there are keys
 
 
 class Action(enum.Enum):
@@ -102,7 +113,7 @@ class Timers:
         """Count the interval from now on, even if the keepalive has to wait for a session."""
         self._persistent_since_ns = now_ns
 
-    def stop(self, traffic: PeerStats) -> None:
+    def stop(self, traffic: Stamps) -> None:
         """Cancel everything: the link went down.  Old traffic asks for nothing later on."""
         self._retransmit_ns = None
         self._retries = 0
@@ -111,7 +122,7 @@ class Timers:
 
     # ---- when, and what then -----------------------------------------------------------------
 
-    def deadline(self, traffic: PeerStats) -> int | None:
+    def deadline(self, traffic: Stamps) -> int | None:
         """Return when something is due if nothing happens, None for never."""
         deadlines = (
             self._retransmit_ns,
@@ -122,7 +133,7 @@ class Timers:
         )
         return min((at_ns for at_ns in deadlines if at_ns is not None), default=None)
 
-    def due(self, traffic: PeerStats, now_ns: int) -> list[Action]:
+    def due(self, traffic: Stamps, now_ns: int) -> list[Action]:
         """Return what is to be done now, in this order; each thing once."""
         actions: list[Action] = []
         if _has_come(self._zero_keys_ns, now_ns):
@@ -140,7 +151,7 @@ class Timers:
 
     # ---- retransmission (6.4) ----------------------------------------------------------------
 
-    def _serve_retransmit(self, traffic: PeerStats, now_ns: int) -> list[Action]:
+    def _serve_retransmit(self, traffic: Stamps, now_ns: int) -> list[Action]:
         self._retransmit_ns = None
         if self._postponed:
             return [Action.POSTPONED_HANDSHAKE]
@@ -154,16 +165,16 @@ class Timers:
 
     # ---- passive keepalive (6.5): payload came and nothing went back -------------------------
 
-    def _keepalive_deadline(self, traffic: PeerStats) -> int | None:
+    def _keepalive_deadline(self, traffic: Stamps) -> int | None:
         since_ns = traffic.rx_unanswered_since_ns
         if since_ns in (0, self._keepalive_served_ns):
             return None
         return since_ns + KEEPALIVE_TIMEOUT_NS
 
-    def _should_send_keepalive(self, traffic: PeerStats, now_ns: int) -> bool:
+    def _should_send_keepalive(self, traffic: Stamps, now_ns: int) -> bool:
         return _has_come(self._keepalive_deadline(traffic), now_ns)
 
-    def _serve_keepalive(self, traffic: PeerStats) -> list[Action]:
+    def _serve_keepalive(self, traffic: Stamps) -> list[Action]:
         self._keepalive_served_ns = traffic.rx_unanswered_since_ns
         if traffic.rx_data_ns > traffic.rx_unanswered_since_ns:
             return [Action.SEND_KEEPALIVE, Action.REARM_KEEPALIVE]
@@ -171,7 +182,7 @@ class Timers:
 
     # ---- new handshake on silence (6.2): payload went and nothing came back ------------------
 
-    def _silence_deadline(self, traffic: PeerStats) -> int | None:
+    def _silence_deadline(self, traffic: Stamps) -> int | None:
         # Payload may go on into the silence under the old keys; the stamp does not tell, so as long
         # as there are keys it is looked at again.
         if not traffic.tx_unanswered_since_ns or not traffic.sessions:
@@ -179,10 +190,10 @@ class Timers:
         since_ns = max(traffic.tx_unanswered_since_ns, self._silence_served_ns)
         return since_ns + SILENCE_TIMEOUT_NS + self._silence_jitter_ns
 
-    def _should_break_silence(self, traffic: PeerStats, now_ns: int) -> bool:
+    def _should_break_silence(self, traffic: Stamps, now_ns: int) -> bool:
         return _has_come(self._silence_deadline(traffic), now_ns)
 
-    def _serve_silence(self, traffic: PeerStats, now_ns: int) -> list[Action]:
+    def _serve_silence(self, traffic: Stamps, now_ns: int) -> list[Action]:
         sent_meanwhile = traffic.tx_data_ns > self._silence_served_ns
         self._silence_served_ns = now_ns
         self._silence_jitter_ns = self._jitter()
@@ -190,13 +201,13 @@ class Timers:
 
     # ---- persistent keepalive (6.5) ----------------------------------------------------------
 
-    def _persistent_deadline(self, traffic: PeerStats) -> int | None:
+    def _persistent_deadline(self, traffic: Stamps) -> int | None:
         since_ns = max(traffic.tx_any_ns, traffic.rx_any_ns, self._persistent_since_ns)
         if not self.persistent_keepalive_s or not since_ns:
             return None
         return since_ns + self.persistent_keepalive_s * NS_PER_S
 
-    def _should_send_persistent_keepalive(self, traffic: PeerStats, now_ns: int) -> bool:
+    def _should_send_persistent_keepalive(self, traffic: Stamps, now_ns: int) -> bool:
         return _has_come(self._persistent_deadline(traffic), now_ns)
 
     def _serve_persistent_keepalive(self, now_ns: int, actions: list[Action]) -> list[Action]:

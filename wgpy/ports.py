@@ -1,0 +1,91 @@
+"""What a device needs from the platform, and a platform's part from a device: Protocols only.
+
+wgpy.linux fills them for Linux, tests fill them with fakes.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from enum import IntFlag
+from typing import Protocol
+
+from wgpy.config import Endpoint
+
+
+class Feature(IntFlag):
+    """What TUN and sockets can do (enum wg_feature of the data plane)."""
+
+    VNET_HDR = 1  # frames carry a virtio_net_hdr
+    TUN_TSO = 2  # and hold super-packets of TCP
+    TUN_USO = 4  # and of UDP
+    UDP_GSO = 8  # one send gives many datagrams
+    UDP_GRO = 16  # one receive takes many datagrams
+
+    def __str__(self) -> str:
+        """Return their names, for the log."""
+        return " ".join(str(one.name) for one in Feature if one in self) or "none"
+
+
+class Handle(Protocol):
+    """A call that was scheduled."""
+
+    def cancel(self) -> None:
+        """Do not call."""
+
+
+class Scheduler(Protocol):
+    """What runs callbacks later, on the control thread."""
+
+    def call_at(self, when_ns: int, callback: Callable[[], None]) -> Handle:
+        """Call once the plane's clock shows `when_ns`, never before this returns."""
+
+
+class Sockets(Protocol):
+    """The open UDP sockets of a device."""
+
+    @property
+    def port(self) -> int:
+        """The port that they are bound to."""
+
+    @property
+    def fds(self) -> Sequence[tuple[int, int]]:
+        """The IPv4 and IPv6 socket of each worker, -1 for a missing one."""
+
+    @property
+    def features(self) -> Feature:
+        """What they are able to do: UDP_GSO and UDP_GRO."""
+
+    def set_fwmark(self, fwmark: int) -> None:
+        """Mark what they send, 0 for no mark; OSError when that is not permitted."""
+
+    def close(self) -> None:
+        """Close them."""
+
+
+class OpenSockets(Protocol):
+    """What opens UDP sockets."""
+
+    def __call__(self, port: int, fwmark: int) -> Sockets:
+        """Bind to a port, 0 for any; OSError when it is in use or the mark is not permitted."""
+
+
+class Paths(Protocol):
+    """Who sends by paths that may cease to hold: a device."""
+
+    @property
+    def listen_port(self) -> int:
+        """The UDP port that is sent from."""
+
+    @property
+    def fwmark(self) -> int:
+        """The mark that decides on routes, 0 for none."""
+
+    def paths(self) -> Iterator[list[tuple[int, Endpoint]]]:
+        """Give slots and endpoints that have a sticky source, in pieces."""
+
+    def judge_path(self, slot: int, path: Endpoint, holds: bool) -> None:
+        """Send from the source of this path, or no more."""
+
+    def loops(self) -> list[tuple[int, Endpoint]]:
+        """Return slots and endpoints whose route may lead into the tunnel itself."""
+
+    def judge_loop(self, slot: int, endpoint: Endpoint, leads_in: bool) -> None:
+        """Send nothing to this endpoint or something again; whether its route leads into us."""
