@@ -5,7 +5,7 @@ wgpy.linux fills them for Linux, tests fill them with fakes.
 
 from collections.abc import Callable, Iterator, Sequence
 from enum import IntFlag
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from wgpy.config import Endpoint
 
@@ -65,6 +65,22 @@ class OpenSockets(Protocol):
 
     def __call__(self, port: int, fwmark: int) -> Sockets:
         """Bind to a port, 0 for any; OSError when it is in use or the mark is not permitted."""
+
+
+class Interface(Protocol):
+    """The network interface at whose TUN a device is."""
+
+    @property
+    def index(self) -> int:
+        """Its index where we live, 0 if it is somewhere else or gone."""
+
+    async def watch(
+        self,
+        on_up: Callable[[], None],
+        on_down: Callable[[], None],
+        on_mtu: Callable[[int], None],
+    ) -> NoReturn:
+        """Report the state now and every change; raise LinkDeletedError at the end."""
 
 
 class Paths(Protocol):

@@ -12,7 +12,7 @@ import pytest
 
 from wgpy.daemon import cli
 from wgpy.daemon.cli import parse
-from wgpy.daemon.run import Options
+from wgpy.daemon.options import Options
 from wgpy.dataplane.plane import aead_backends
 from wgpy.log import NOTICE
 

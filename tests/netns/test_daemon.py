@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from netns.lab import HAND_OVER, Namespace, Side, eventually, ping
 
-from wgpy.daemon.run import END_SIGNALS
+from wgpy.daemon.process import END_SIGNALS
 
 # argv: wgpy's; on SIGWINCH, what it has open as its TUN cannot be read any more.
 LOSE_TUN = """

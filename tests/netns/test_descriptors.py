@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from netns.lab import ENVIRONMENT, Side, connect, eventually, ping, read_reply
 
-from wgpy.daemon.run import DESCRIPTORS, DESCRIPTORS_PER_WORKER
+from wgpy.daemon.process import DESCRIPTORS, DESCRIPTORS_PER_WORKER
 
 STANDARD = 3
 FOR_A_SHELL = 10  # below that, dash cannot read a script

@@ -277,10 +277,10 @@ def test_the_watch_tells_nothing_else_and_only_once(directory: Path) -> None:
 def test_the_watch_does_without_inotify_when_the_host_has_no_more(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def exhausted(path: Path) -> int:
+    def exhausted(path: Path, _mask: int) -> int:
         raise OSError(errno.EMFILE, f"no inotify for {path}")
 
-    monkeypatch.setattr("wgpy.uapi.socket_file._inotify_open", exhausted)
+    monkeypatch.setattr("wgpy.uapi.socket_file.inotify_open", exhausted)
     monkeypatch.setattr("wgpy.uapi.socket_file._LOOK_INTERVAL_S", 0.01)
 
     async def main() -> None:

@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from wgpy.daemon.logs import STDERR, say
-from wgpy.daemon.run import STDOUT, Options, run
+from wgpy.daemon.options import Options
+from wgpy.daemon.process import STDOUT
+from wgpy.daemon.run import run
 from wgpy.dataplane.plane import MAX_WORKERS, aead_backends
 from wgpy.errors import StartError
 from wgpy.linux.tun import check_name

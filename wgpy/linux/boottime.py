@@ -7,37 +7,17 @@ One timerfd is set to the earliest deadline, in absolute time.  See timerfd_crea
 """
 
 import asyncio
-import ctypes
 import os
 import time
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from typing import Final
 
-from wgpy.units import NS_PER_S
+from wgpy.linux.libc import arm_timer, boottime_timer
 
 FEW: Final = 64  # so many may wait before it is worth while to look for cancelled ones
 # Called before others on the loop have their turn.  Each may be a handshake, thus a few ms in all.
 CALLS_PER_TURN: Final = 16
-
-# <sys/timerfd.h>, for Python before 3.13 has no os.timerfd_create.
-TFD_NONBLOCK: Final = os.O_NONBLOCK
-TFD_CLOEXEC: Final = os.O_CLOEXEC
-TFD_TIMER_ABSTIME: Final = 1
-
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-class _TimeSpec(ctypes.Structure):
-    """struct timespec."""
-
-    _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
-
-
-class _TimerSpec(ctypes.Structure):
-    """struct itimerspec."""
-
-    _fields_ = (("interval", _TimeSpec), ("value", _TimeSpec))
 
 
 class Timer:
@@ -68,8 +48,7 @@ class BoottimeScheduler:
         self._count = 0  # so many were ever scheduled; keeps equal times in order
         self._crowd = FEW  # len(_waiting) at which to throw out the cancelled ones
         self._armed_ns: int | None = None  # what the timerfd is set to
-        flags = TFD_NONBLOCK | TFD_CLOEXEC
-        self._fd = _checked(_libc.timerfd_create(time.CLOCK_BOOTTIME, flags))
+        self._fd = boottime_timer()
         loop.add_reader(self._fd, self._expire)
 
     def close(self) -> None:
@@ -138,16 +117,5 @@ class BoottimeScheduler:
 
     def _arm(self, when_ns: int | None) -> None:
         """Sets the timerfd; None is never.  It is not readable any more, unless when_ns is past."""
-        # Zero would be never.
-        seconds, nanoseconds = (0, 0) if when_ns is None else divmod(max(1, when_ns), NS_PER_S)
-        spec = _TimerSpec(value=_TimeSpec(seconds, nanoseconds))
-        _checked(_libc.timerfd_settime(self._fd, TFD_TIMER_ABSTIME, ctypes.byref(spec), None))
+        arm_timer(self._fd, when_ns)
         self._armed_ns = when_ns
-
-
-def _checked(result: int) -> int:
-    """What libc returned, or OSError with its errno."""
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    return result

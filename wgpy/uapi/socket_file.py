@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import ctypes
 import errno
 import logging
 import os
@@ -12,6 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from wgpy.linux.libc import inotify_open
 
 DIRECTORY: Final = Path("/var/run/wireguard")  # where wg looks
 
@@ -222,7 +223,7 @@ class SocketWatch:
         self._fd = -1
         self._timer: asyncio.TimerHandle | None = None
         try:
-            self._fd = _inotify_open(file.path)
+            self._fd = inotify_open(file.path, _IN_ATTRIB | _IN_DELETE_SELF | _IN_MOVE_SELF)
         except OSError as error:
             if error.errno not in _OUT_OF_INOTIFY:
                 raise
@@ -254,17 +255,3 @@ class SocketWatch:
         if not self._file.exists():
             self.close()
             self._on_removed()
-
-
-def _inotify_open(path: Path) -> int:
-    libc = ctypes.CDLL(None, use_errno=True)  # the standard library has no inotify
-    fd: int = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-    if fd < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-    mask = _IN_ATTRIB | _IN_DELETE_SELF | _IN_MOVE_SELF
-    if libc.inotify_add_watch(fd, os.fsencode(path), mask) < 0:
-        code = ctypes.get_errno()
-        os.close(fd)
-        raise OSError(code, os.strerror(code), os.fspath(path))
-    return fd

@@ -1,0 +1,100 @@
+"""What ends an engine, and what it leaves behind."""
+
+import asyncio
+import errno
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from functools import partial
+from typing import NoReturn
+
+import pytest
+
+from wgpy.dataplane.plane import MessageEvent, PendingEvent, Plane
+from wgpy.engine import Engine
+from wgpy.errors import DataThreadError, LinkDeletedError
+from wgpy.linux.sockets import open_sockets
+from wgpy.linux.tun import Tun
+from wgpy.ports import Feature
+
+
+class DyingPlane(Plane):
+    """A data thread ends while control takes events."""
+
+    errno = 0  # of the thread that ended
+
+    def take_events(self, at_most: int) -> Iterator[PendingEvent | MessageEvent]:
+        self.errno = errno.EINVAL
+        return super().take_events(at_most)
+
+    @property
+    def failure(self) -> OSError | None:
+        return OSError(self.errno, os.strerror(self.errno)) if self.errno else None
+
+
+class FakeLink:
+    """An interface that stays as it is until it is deleted."""
+
+    index = 7
+
+    def __init__(self) -> None:
+        self.deleted = asyncio.Event()
+
+    async def watch(
+        self, on_up: Callable[[], None], on_down: Callable[[], None], on_mtu: Callable[[int], None]
+    ) -> NoReturn:
+        on_mtu(1420)
+        on_up()
+        await self.deleted.wait()
+        raise LinkDeletedError
+
+
+@contextmanager
+def running(plane: Plane, link: FakeLink) -> Iterator[Engine]:
+    lent, tun = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with closing(lent), closing(tun), closing(plane):
+        lent.setblocking(False)
+        with closing(
+            Engine(plane, Tun((lent.fileno(),), Feature(0)), link, partial(open_sockets, workers=1))
+        ) as engine:
+            yield engine
+
+
+def open_fds() -> set[str]:
+    return set(os.listdir("/proc/self/fd"))
+
+
+def test_a_reason_ends_it_and_nothing_stays_open() -> None:
+    async def scenario() -> None:
+        before = open_fds()
+        with running(Plane(), FakeLink()) as engine:
+            engine.end_because("enough")
+            engine.end_because("too late")
+            assert await engine.until_end() == "enough"
+        await asyncio.sleep(0)  # for the tasks to end
+        assert open_fds() <= before
+
+    asyncio.run(scenario())
+
+
+def test_a_deleted_interface_ends_it() -> None:
+    async def scenario() -> None:
+        link = FakeLink()
+        with running(Plane(), link) as engine:
+            link.deleted.set()
+            with pytest.raises(LinkDeletedError):
+                await engine.until_end()
+
+    asyncio.run(scenario())
+
+
+def test_a_data_thread_that_dies_while_events_are_taken_is_noticed() -> None:
+    async def scenario() -> None:
+        plane = DyingPlane()
+        with running(plane, FakeLink()) as engine:
+            os.eventfd_write(plane.event_fd, 1)
+            with pytest.raises(DataThreadError, match="died"):
+                await engine.until_end()
+
+    asyncio.run(scenario())

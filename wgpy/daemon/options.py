@@ -1,0 +1,27 @@
+"""What the command line and the environment ask for."""
+
+from dataclasses import dataclass
+
+from wgpy.log import NOTICE
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line and the environment ask for."""
+
+    interface: str
+    foreground: bool = False
+    log_level: int = NOTICE
+    keep_stderr: bool = False  # in the background too, to log there if there is no syslog
+    aead: str | None = None  # None: the fastest
+    tun_fd: int | None = None  # an open TUN queue to use
+    uapi_fd: int | None = None  # a listening socket to use
+    socket_gid: int | None = None  # a group that may use the socket too
+    trust_socket_dir: bool = False  # whoever owns it or can write to it
+    notify_socket: str | None = None  # where a service manager listens
+    journal_stream: str = ""  # the descriptor that is the journal's, if one is: "device:inode"
+    tun_offload: bool = True
+    vnet_hdr: bool = True
+    udp_gso: bool = True
+    udp_gro: bool = True
+    workers: int = 1  # data threads per direction, if the TUN has as many queues

@@ -1,0 +1,91 @@
+"""A tunnel in motion: data plane, device, interface and routes joined on one event loop.
+
+Whoever has a plane and a TUN with its link makes a tunnel of them with this, whether as a daemon or
+inside a program.
+"""
+
+import asyncio
+import contextlib
+import errno
+from collections.abc import Coroutine
+from typing import NoReturn
+
+from wgpy.dataplane.plane import Plane
+from wgpy.device import Device
+from wgpy.errors import DataThreadError, LinkDeletedError
+from wgpy.linux.boottime import BoottimeScheduler
+from wgpy.linux.routes import RouteWatch
+from wgpy.linux.tun import Tun
+from wgpy.ports import Interface, OpenSockets
+
+
+class Engine:
+    """Runs a device for as long as its interface exists.  Plane, TUN and link are borrowed."""
+
+    device: Device
+
+    def __init__(self, plane: Plane, tun: Tun, link: Interface, open_sockets: OpenSockets) -> None:
+        """Begin, on the running loop.  The TUN has a queue for each worker.  Raises OSError."""
+        self._plane = plane
+        loop = asyncio.get_running_loop()
+        self._end: asyncio.Future[str] = loop.create_future()
+        with contextlib.ExitStack() as stack:
+            scheduler = stack.enter_context(contextlib.closing(BoottimeScheduler(loop)))
+            self.device = Device(plane, open_sockets, scheduler, tun.fds, tun.features)
+            stack.enter_context(contextlib.closing(self.device))
+            loop.add_reader(plane.event_fd, self._on_plane_event)
+            stack.callback(loop.remove_reader, plane.event_fd)
+            routes = RouteWatch(self.device, lambda: link.index)
+            self.device.on_suspicion = routes.suspect
+            self._start(stack, link.watch(self.device.up, self.device.down, plane.set_mtu))
+            self._start(stack, routes.run())
+            self._stack = stack.pop_all()
+
+    def close(self) -> None:
+        """End all traffic; the plane forgets every peer and key."""
+        self._stack.close()
+        self._end.cancel()
+
+    def end_because(self, reason: str) -> None:
+        """Let until_end return; the first reason counts."""
+        if not self._end.done():
+            self._end.set_result(reason)
+
+    async def until_end(self) -> str:
+        """Return why, when somebody has called end_because.
+
+        Raises LinkDeletedError when the interface is gone, DataThreadError when a thread of the
+        plane ended by itself, OSError when interface or routes cannot be watched any more.
+        """
+        return await self._end
+
+    def _start(self, stack: contextlib.ExitStack, endless: Coroutine[None, None, NoReturn]) -> None:
+        task = asyncio.create_task(endless)
+        task.add_done_callback(self._end_with)
+        stack.callback(task.cancel)
+
+    def _end_with(self, task: asyncio.Task[NoReturn]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        if not self._end.done():
+            self._end.set_exception(error)
+
+    def _on_plane_event(self) -> None:
+        """Do what the plane's event_fd is readable for.
+
+        A look at the failure comes last: taking events makes the event_fd silent, also about a data
+        thread that ended just then.
+        """
+        self.device.on_events()
+        if self._plane.failure is not None:
+            self._fail(_cause_of_death(self._plane.failure))
+
+
+def _cause_of_death(failure: OSError) -> Exception:
+    """Return what became of the interface when a data thread ended by itself."""
+    if failure.errno == errno.EBADFD:
+        return LinkDeletedError()
+    return DataThreadError(f"a data thread died: {failure.strerror}")
