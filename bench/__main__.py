@@ -1,4 +1,4 @@
-"""Measures wgpy beside its peers, alternating; writes bench.json, .md and .svg and summary.md.
+"""Measures wgpy beside its peers, alternating; writes what docs/ and the README show of it.
 
 A topology of its own: two network namespaces, a cable, a tunnel; more beside them for what is
 forwarded.  In each round each implementation is brought up, goes through all cases, and is taken
@@ -41,7 +41,7 @@ from bench.lab import (
     first_line,
 )
 from bench.report import ALL_OFF, WGPY, Report, Results, Sample, verdicts
-from bench.summary import summary
+from bench.summary import HEADLINES, summary
 from bench.topology import Tunnel, cable, tunnel
 from wgpy.dataplane.plane import aead_backends
 
@@ -245,7 +245,7 @@ def header(argv: Sequence[str]) -> dict[str, str]:
 
 
 def write(report: Report, measured: Sequence[Implementation], directory: Path) -> None:
-    """The four files."""
+    """The five files."""
     directory.mkdir(parents=True, exist_ok=True)
     results = report.results
     document = {
@@ -259,6 +259,7 @@ def write(report: Report, measured: Sequence[Implementation], directory: Path) -
     (directory / "bench.json").write_text(json.dumps(document, indent=1) + "\n")
     (directory / "bench.md").write_text(report.markdown())
     (directory / "summary.md").write_text(summary(results, report.peers))
+    (directory / "headlines.md").write_text(summary(results, report.peers, HEADLINES))
     if not chart.draw(results, [WGPY, *report.peers], directory / "bench.svg"):
         say("no chart: matplotlib is not installed")
 

@@ -1,4 +1,4 @@
-"""The README's table: medians alone, and what belongs together in one line."""
+"""The tables of docs/speed.md and the README: medians alone, a line for what belongs together."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,11 +15,13 @@ class Line:
     title: str
     case: str
     figures: tuple[str, ...] = ("gbit_s",)
+    headline: bool = False  # one of the README's
 
 
 STREAM = "gbit_s", AGAIN
+CPU = "cpu_a_s_per_gb", "cpu_b_s_per_gb"
 LINES = (
-    Line("TCP over IPv4, one stream, Gbit/s", "tcp4"),
+    Line("TCP over IPv4, one stream, Gbit/s", "tcp4", headline=True),
     Line("TCP over IPv6, one stream", "tcp6"),
     Line("TCP, 4 streams", "tcp4-p4"),
     Line("TCP, server sends", "tcp4-reverse"),
@@ -29,23 +31,24 @@ LINES = (
     Line("forwarded TCP over IPv6, and the same", "forward6", STREAM),
     Line("forwarded TCP, masqueraded, and the same", "forward-nat", STREAM),
     Line("TCP through a tunnel in a tunnel, and the same", "nested", STREAM),
-    Line("daemon CPU, s/GB, sender and receiver", "tcp4", ("cpu_a_s_per_gb", "cpu_b_s_per_gb")),
+    Line("daemon CPU, s/GB, sender and receiver", "tcp4", CPU, headline=True),
     Line("UDP of 64 bytes, 1000 packets/s", "udp64", ("kpps",)),
-    Line("UDP of 1372 bytes, 1000 packets/s", "udp1372", ("kpps",)),
+    Line("UDP of 1372 bytes, 1000 packets/s", "udp1372", ("kpps",), headline=True),
     Line("sending only, on one core, 1000 packets/s", "transmit", ("kpps",)),
     Line("round trip, idle, mean, us", "rtt-idle", ("rtt_mean_us",)),
-    Line("round trip beside TCP, p99, us", "rtt-loaded", ("rtt_p99_us",)),
+    Line("round trip beside TCP, p99, us", "rtt-loaded", ("rtt_p99_us",), headline=True),
     Line("round trip beside a UDP flood, a tenth of a core, p99", "rtt-overload", ("rtt_p99_us",)),
     Line("round trip right after it, p99", "rtt-after", ("rtt_p99_us",)),
     Line("TCP to one of 1,000 peers, Gbit/s", "peers1000"),
-    Line("resident after TCP and UDP, MB", "udp1372", ("resident_a_mb",)),
+    Line("resident after TCP and UDP, MB", "udp1372", ("resident_a_mb",), headline=True),
 )
+HEADLINES = tuple(line for line in LINES if line.headline)
 
 
-def summary(results: Results, peers: Sequence[str]) -> str:
+def summary(results: Results, peers: Sequence[str], lines: Sequence[Line] = LINES) -> str:
     """Every line that has a figure; wgpy's as multiples of each peer's stand at the end."""
     rows = []
-    for line in LINES:
+    for line in lines:
         cells = [_figures(results, name, line) for name in (WGPY, *peers)]
         if any(cell != MISSING for cell in cells):
             rows.append([line.title, *cells, *(_ratios(results, peer, line) for peer in peers)])

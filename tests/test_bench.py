@@ -1,6 +1,7 @@
 """What the benchmark makes of its samples, and of the output of the tools that it runs."""
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from bench import cases, lab, report, stages, topology, ways  # noqa: E402
 from bench.__main__ import ablations, given_peer, parse  # noqa: E402
 from bench.lab import Implementation, LabError  # noqa: E402
 from bench.report import ALL_OFF, REFERENCE, WGPY, Report, Results, Sample, Spread  # noqa: E402
-from bench.summary import LINES, summary  # noqa: E402
+from bench.summary import HEADLINES, LINES, Line, summary  # noqa: E402
 from bench.topology import Counters  # noqa: E402
 
 
@@ -213,17 +214,46 @@ def test_the_summary_has_medians_alone_and_a_ratio_to_each_peer() -> None:
     assert "| 6.00, 14 | 2.00, - | 4.00, - | 3.00 | 1.50 |" in lines[2]
     assert "| 0.90, 1.00 | 1.80, 4.00 | - | 0.50, 0.25 | - |" in lines[-1]
     assert len(lines) == 2 + 5  # nothing of what was not measured
+    headlines = summary(Results(made), [REFERENCE, report.TAILSCALE], HEADLINES).splitlines()
+    assert headlines == [*lines[:2], lines[-1]]
 
 
 def test_every_line_of_the_summary_belongs_to_a_case() -> None:
     assert {line.case for line in LINES} == {case.name for case in cases.CASES}
 
 
-def test_the_readme_shows_the_lines_of_the_summary() -> None:
-    readme = (ROOT / "README.md").read_text().split("## Speed")[1]
-    titles = [line.split(" | ")[0].removeprefix("| ") for line in readme.splitlines()]
-    wanted = [line.title for line in LINES]
-    assert [title for title in titles if title in wanted] == wanted
+def shown(page: str, lines: Sequence[Line]) -> dict[str, dict[str, str]]:
+    """The page's rows with the titles of lines, by title and column, in their order."""
+    rows = [
+        [cell.strip() for cell in row.strip("|").split("|")]
+        for row in (ROOT / page).read_text().splitlines()
+        if row.startswith("|")
+    ]
+    titles = {line.title for line in lines}
+    header = next(row for row in rows if row[1] == WGPY)
+    return {row[0]: dict(zip(header, row, strict=True)) for row in rows if row[0] in titles}
+
+
+def test_the_pages_show_the_lines_of_the_summary() -> None:
+    assert list(shown("docs/speed.md", LINES)) == [line.title for line in LINES]
+    assert list(shown("README.md", LINES)) == [line.title for line in HEADLINES]
+
+
+def test_the_readme_and_the_page_on_speed_show_the_same_figures() -> None:
+    there = shown("docs/speed.md", HEADLINES)
+    for title, row in shown("README.md", HEADLINES).items():
+        assert row.items() <= there[title].items()
+
+
+def test_the_readme_shows_medians_of_the_report_and_their_ratios() -> None:
+    reported = re.findall(r"\d+(?:\.\d+)?", (ROOT / "docs" / "bench.md").read_text())
+    rounded = {report.number(float(text)) for text in reported}
+    for row in shown("README.md", HEADLINES).values():
+        ours, theirs = (row[name].split(", ") for name in (WGPY, REFERENCE))
+        assert rounded.issuperset(ours + theirs)
+        ratios = [float(ratio) for ratio in row[f"of {REFERENCE}"].split(", ")]
+        quotients = [float(mine) / float(other) for mine, other in zip(ours, theirs, strict=True)]
+        assert ratios == pytest.approx(quotients, rel=0.02)
 
 
 def test_the_report_tells_what_failed() -> None:

@@ -1,4 +1,4 @@
-"""What the README's table "wgpy beside wireguard-go" says of both, shown on both.
+"""What docs/differences.md says of wgpy and wireguard-go, shown on both.
 
 The wireguard-go is the one that is installed (Debian's).  A row in which it caught up fails,
 and the table is to be corrected then.

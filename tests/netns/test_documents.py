@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NOT_CLONED = (".*", "build", "dist", "*.egg-info", "*.so", "*.o", "_core.c", "__pycache__")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 KEY = base64.b64encode(bytes(range(32))).decode()
-CONFIG = f"[Interface]\nPrivateKey = {KEY}\nListenPort = 51820\nAddress = 10.0.0.1/24\n"
+PEER = base64.b64encode(bytes(range(1, 33))).decode()
 NOT_APT = re.compile(r"^apt-get .*\n", re.MULTILINE)
 
 # argv: checkout, file of the commands, time to stop them after.
@@ -62,10 +62,20 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
+def blocks_of_readme(language: str) -> list[str]:
+    text = (ROOT / "README.md").read_text()
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.M)
+
+
 def readme_blocks() -> list[str]:
-    """Those that use wgpy; scripts are for developers."""
-    blocks = re.findall(r"^```sh\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.M)
-    return [block for block in blocks if "scripts/" not in block]
+    return blocks_of_readme("sh")
+
+
+def config() -> str:
+    """The README's, with keys in the places that it leaves for them."""
+    (text,) = (block for block in blocks_of_readme("ini") if "[Interface]" in block)
+    filled = re.sub(r"^PrivateKey = <.*>$", f"PrivateKey = {KEY}", text, flags=re.MULTILINE)
+    return re.sub(r"^PublicKey = <.*>$", f"PublicKey = {PEER}", filled, flags=re.MULTILINE)
 
 
 def manual_blocks() -> list[str]:
@@ -87,8 +97,10 @@ def ended(written: str) -> str:
 
 
 def test_the_documents_hold_the_commands_that_are_tried() -> None:
-    assert [block.split()[0] for block in readme_blocks()] == ["apt-get", "wgpy"]
+    commands = ["apt-get", "(umask", "WG_QUICK_USERSPACE_IMPLEMENTATION=wgpy", "wgpy", "wg"]
+    assert [block.split()[0] for block in readme_blocks()] == commands
     assert len(manual_blocks()) == 4
+    assert "<" not in config()
 
 
 @pytest.mark.slow
@@ -96,14 +108,14 @@ def test_the_documents_hold_the_commands_that_are_tried() -> None:
     not Path("/usr/bin/python3").exists(), reason="Debian's Python is not in /usr/bin"
 )
 def test_what_is_written_can_be_typed(checkout: Path, tmp_path: Path) -> None:
-    install, by_hand = readme_blocks()
-    *installation, first_use = NOT_APT.sub("", install).strip().splitlines()
-    blocks = [first_use, by_hand, *manual_blocks()]
+    install, keys, by_wg_quick, by_hand, look = readme_blocks()
+    blocks = [by_wg_quick + look, by_hand, *manual_blocks()]
     commands = tmp_path / "commands"
     commands.write_text(
         "\n".join(
             [
-                *installation,
+                NOT_APT.sub("", install),
+                keys,
                 *(
                     BLOCK.format(written=ended(block), number=number)
                     for number, block in enumerate(blocks)
@@ -125,7 +137,7 @@ def test_what_is_written_can_be_typed(checkout: Path, tmp_path: Path) -> None:
             for name, value in os.environ.items()
             if not name.startswith(("WG", "PYTHON"))
         }
-        | {"PATH": PATH, "CONFIG": CONFIG},
+        | {"PATH": PATH, "CONFIG": config()},
         check=False,
     )
     assert done.returncode == 0, done.stdout
