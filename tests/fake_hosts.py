@@ -8,6 +8,7 @@ from fakes import Datagram, FakeLoop, FakeNetwork, FakeSockets, S
 from wgpy.config import DeviceChange, DeviceSnapshot, Endpoint, PeerChange, PeerSnapshot
 from wgpy.device import Device
 from wgpy.ports import Feature
+from wgpy.protocol.handshake import Handshake
 from wgpy.protocol.noise import StaticKey
 
 EPOCH_NS = 1_700_000_000 * S
@@ -54,6 +55,12 @@ class Host:
         """The data plane's only peer."""
         [peer] = self.plane.peers.values()
         return peer
+
+    @property
+    def handshake(self) -> Handshake:
+        """Where it stands with the only peer."""
+        [peer] = self.device._peers.values()
+        return peer.handshake
 
     @property
     def sessions(self) -> int:

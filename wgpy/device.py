@@ -341,20 +341,7 @@ class Device:
             if section.update_only or self._is_ourselves(section.public_key):
                 return
             peer = self._add_peer(section.public_key)
-        self._edit_peer(peer, section, now_ns)
-
-    def _edit_peer(self, peer: Peer, section: PeerChange, now_ns: int) -> None:
-        if section.preshared_key is not None:
-            peer.preshared_key = section.preshared_key
-        if section.endpoint is not None:
-            peer.set_endpoint(section.endpoint)
-        if section.replace_allowed_ips:
-            self._plane.replace_allowed_ips(peer.slot, section.allowed_ips)
-        elif section.allowed_ips:
-            self._plane.change_allowed_ips(peer.slot, section.allowed_ips)
-        if section.persistent_keepalive_s is not None:
-            peer.set_persistent_keepalive(section.persistent_keepalive_s, now_ns)
-        peer.send_staged()
+        peer.configure(section, now_ns)
 
     def _is_ourselves(self, public_key: bytes) -> bool:
         return self._identity is not None and self._identity.public_key == public_key

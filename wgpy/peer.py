@@ -16,12 +16,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from wgpy.config import ZERO_KEY, Endpoint, PeerSnapshot
+from wgpy.config import ZERO_KEY, Endpoint, PeerChange, PeerSnapshot
 from wgpy.dataplane.plane import Plane, Session
 from wgpy.errors import BadMessage
 from wgpy.log import NOTICE
 from wgpy.ports import Handle, Scheduler
 from wgpy.protocol.cookie import CookieGenerator
+from wgpy.protocol.handshake import Handshake
 from wgpy.protocol.noise import (
     Initiation,
     InitiatorState,
@@ -70,21 +71,22 @@ class Peer:
         "_last_initiation_ns",
         "_local",
         "_plane",
+        "_preshared_key",
         "_remote",
         "_running",
         "_services",
         "_timers",
         "_wall_offset_ns",
+        "handshake",
         "initiated_ns",
         "last_handshake_ns",
-        "preshared_key",
         "public_key",
         "slot",
     )
 
     public_key: bytes
     slot: int
-    preshared_key: bytes  # ZERO_KEY: none
+    handshake: Handshake
     last_handshake_ns: int  # wall clock; 0: never
     initiated_ns: int  # when our last initiation went out, 0: never; whatever else is forgotten
 
@@ -101,7 +103,8 @@ class Peer:
         """
         self.initiated_ns = initiated_ns
         self.public_key = public_key
-        self.preshared_key = ZERO_KEY
+        self._preshared_key = ZERO_KEY
+        self.handshake = Handshake.IDLE
         self.last_handshake_ns = 0
         self._services = services
         self._plane = services.plane
@@ -144,13 +147,24 @@ class Peer:
         self._remote = None
         self._plane.expire_keypairs(self.slot)
         self._forget_handshake()
+        self._enter(Handshake.IDLE)
         self._set_gate(0)
 
-    def set_endpoint(self, endpoint: Endpoint) -> None:
-        """Send to this address from now on, from whichever address of ours."""
-        self._plane.set_endpoint(self.slot, endpoint)
+    def configure(self, section: PeerChange, now_ns: int) -> None:
+        """Apply what was found valid; then what waits may be able to go."""
+        if section.preshared_key is not None:
+            self._preshared_key = section.preshared_key
+        if section.endpoint is not None:
+            self._plane.set_endpoint(self.slot, section.endpoint)
+        if section.replace_allowed_ips:
+            self._plane.replace_allowed_ips(self.slot, section.allowed_ips)
+        elif section.allowed_ips:
+            self._plane.change_allowed_ips(self.slot, section.allowed_ips)
+        if section.persistent_keepalive_s is not None:
+            self._set_persistent_keepalive(section.persistent_keepalive_s, now_ns)
+        self._send_staged()
 
-    def set_persistent_keepalive(self, seconds: int, now_ns: int) -> None:
+    def _set_persistent_keepalive(self, seconds: int, now_ns: int) -> None:
         """Set the interval; switching it on (0 is off) sends a first keepalive at once."""
         switched_on = seconds and not self._timers.persistent_keepalive_s
         self._timers.persistent_keepalive_s = seconds
@@ -165,7 +179,7 @@ class Peer:
         stats = self._plane.stats(self.slot)
         return PeerSnapshot(
             public_key=self.public_key,
-            preshared_key=self.preshared_key,
+            preshared_key=self._preshared_key,
             endpoint=stats.endpoint,
             last_handshake_ns=self.last_handshake_ns,
             tx_bytes=stats.tx_bytes,
@@ -196,9 +210,9 @@ class Peer:
     def start_anew(self) -> None:
         """Start at once, for what was sent last will not be answered."""
         self._set_gate(0)
-        self.send_staged()
+        self._send_staged()
 
-    def send_staged(self) -> None:
+    def _send_staged(self) -> None:
         """Try again to send what waits, for the configuration may have made it possible."""
         if self._running:
             self._plane.kick(self.slot, keepalive=False)
@@ -207,8 +221,7 @@ class Peer:
         """Forget sessions, handshake, staged packets and timers: the link goes down."""
         self._running = False
         self._plane.drop_staged(self.slot)
-        self._plane.drop_keypairs(self.slot)
-        self._forget_handshake()
+        self._forget_session()
         self._set_gate(0)
         self._timers.stop(self._plane.stats(self.slot))
         self._schedule(None)
@@ -240,10 +253,11 @@ class Peer:
         self._last_initiation_ns = now_ns
         self._plane.peer_received(self.slot, source, length, now_ns)
         index = self._plane.reserve_index(self.slot)
-        message, keys = write_response(initiation, index, self.preshared_key)
+        message, keys = write_response(initiation, index, self._preshared_key)
         self._begin_session(keys, now_ns)
         self._set_gate(now_ns + REKEY_TIMEOUT_NS)
         self._send_handshake(message, now_ns)
+        self._enter(Handshake.RESPONDED)
         self._arm()
 
     def finish(self, message: bytes, source: Endpoint, now_ns: int) -> None:
@@ -253,7 +267,7 @@ class Peer:
         """
         if self._initiator is None or self._local is None:
             raise BadMessage("response to no initiation")
-        keys = read_response_untrusted(self._local, self._initiator, message, self.preshared_key)
+        keys = read_response_untrusted(self._local, self._initiator, message, self._preshared_key)
         self._initiator = None  # its index becomes the session's
         self._plane.peer_received(self.slot, source, len(message), now_ns)
         self._begin_session(keys, now_ns)
@@ -303,6 +317,7 @@ class Peer:
         _log.debug("%s: sending an initiation", self)
         self.initiated_ns = now_ns
         self._send_handshake(message, now_ns)
+        self._enter(Handshake.INITIATED)
         self._timers.handshake_initiated(now_ns)
 
     def _write_initiation(self, now_ns: int) -> bytes:
@@ -337,6 +352,7 @@ class Peer:
 
     def _complete_handshake(self) -> None:
         _log.debug("%s: session established", self)
+        self._enter(Handshake.ESTABLISHED)
         self._gave_up = False
         self.last_handshake_ns = max(NS_PER_S, self._services.wall_clock())  # wg knows none before
         self._timers.handshake_complete()
@@ -352,6 +368,15 @@ class Peer:
     def _set_gate(self, gate_ns: int) -> None:
         self._gate_ns = gate_ns
         self._plane.set_handshake_gate(self.slot, gate_ns)
+
+    def _enter(self, handshake: Handshake) -> None:
+        """Be here now; nothing else sets it."""
+        self.handshake = handshake
+
+    def _forget_session(self) -> None:
+        self._plane.drop_keypairs(self.slot)
+        self._forget_handshake()
+        self._enter(Handshake.IDLE)
 
     def _forget_handshake(self) -> None:
         if self._initiator is not None:
@@ -371,8 +396,7 @@ class Peer:
     def _act(self, action: Action, now_ns: int) -> None:
         match action:
             case Action.ZERO_KEYS:
-                self._plane.drop_keypairs(self.slot)
-                self._forget_handshake()
+                self._forget_session()
             case Action.SEND_KEEPALIVE:
                 self._plane.kick(self.slot, keepalive=True)
             case Action.REARM_KEEPALIVE:
@@ -390,6 +414,7 @@ class Peer:
                 level = logging.DEBUG if self._gave_up else NOTICE
                 _log.log(level, "%s: no answer to any initiation, gave up", self)
                 self._gave_up = True
+                self._enter(Handshake.GIVEN_UP)
                 self._plane.drop_staged(self.slot)
 
     def _initiate_or_postpone(self, now_ns: int) -> None:
