@@ -14,6 +14,7 @@ PLANE, CORE = "wgpy.dataplane.plane", "wgpy.dataplane._core"
 ROOMS: list[dict[str, set[str]]] = [
     {"wgpy.units": set(), "wgpy.errors": set(), "wgpy.log": set(), "wgpy.config": set()},
     {
+        "wgpy.addresses": {"wgpy.config"},
         "wgpy.ports": {"wgpy.config"},
         "wgpy.protocol": {"wgpy.errors", "wgpy.units"},
     },
@@ -31,7 +32,8 @@ ROOMS: list[dict[str, set[str]]] = [
             "wgpy.protocol",
             "wgpy.units",
         },
-        "wgpy.uapi": {"wgpy.config", "wgpy.errors", "wgpy.linux"},
+        "wgpy.status": {"wgpy.addresses", "wgpy.config", "wgpy.protocol"},
+        "wgpy.uapi": {"wgpy.addresses", "wgpy.config", "wgpy.errors", "wgpy.linux"},
     },
     {
         "wgpy.device": {
