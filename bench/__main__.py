@@ -64,7 +64,7 @@ class Options:
 
 
 def parse(argv: Sequence[str]) -> Options:
-    """Raises SystemExit after help, or one line about what is wrong."""
+    """Read the options.  Raises SystemExit after help, or one line about what is wrong."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__, allow_abbrev=False)
     add = parser.add_argument
     add("--rounds", type=int, default=5, metavar="N", help="default 5")
@@ -106,7 +106,7 @@ def parse(argv: Sequence[str]) -> Options:
 
 
 def find_wgpy() -> Implementation:
-    """That of this Python's environment.  LabError: there is none."""
+    """Find that of this Python's environment.  LabError: there is none."""
     command = Path(sys.executable).parent / "wgpy"
     if not command.exists():
         raise LabError("wgpy is not installed beside this python")
@@ -114,7 +114,7 @@ def find_wgpy() -> Implementation:
 
 
 def find_peers(wanted: Sequence[str]) -> list[Implementation]:
-    """Those found, or of them those named, and those given.  LabError: a named one isn't here."""
+    """Find all, or those named, and add those given.  LabError: a named one isn't here."""
     found = list(filter(None, (find_wireguard_go(), find_tailscale(), find_kernel())))
     named = [name for name in wanted if "=" not in name]
     if missing := set(named) - {peer.name for peer in found}:
@@ -124,7 +124,7 @@ def find_peers(wanted: Sequence[str]) -> list[Implementation]:
 
 
 def given_peer(text: str) -> Implementation:
-    """NAME=COMMAND.  LabError: it isn't that."""
+    """Read NAME=COMMAND.  LabError: it isn't that."""
     name, _, command = text.partition("=")
     words = tuple(shlex.split(command))
     if not name or not words or shutil.which(words[0]) is None:
@@ -134,7 +134,7 @@ def given_peer(text: str) -> Implementation:
 
 
 def ablations(wgpy: Implementation) -> list[Implementation]:
-    """Of wgpy, with each of its offloads off, all of them, and the portable AEAD."""
+    """Make variants of wgpy: with each of its offloads off, all of them, and the portable AEAD."""
     environments = {f"{WGPY}, {switch}=0": {switch: "0"} for switch in SWITCHES}
     environments[ALL_OFF] = dict.fromkeys(SWITCHES, "0")
     environments[f"{WGPY}, WGPY_AEAD=openssl"] = {"WGPY_AEAD": "openssl"}
@@ -151,14 +151,14 @@ class Bench:
     """The rounds."""
 
     def __init__(self, options: Options, measured: Sequence[Implementation]) -> None:
-        """The first of `measured` is wgpy."""
+        """Measure these; the first is wgpy."""
         self._options = options
         self._measured = measured
         self._counts_syscalls = can_count_syscalls()
         self.samples: list[Sample] = []
 
     def run(self) -> None:
-        """All of them; failures are samples with an error."""
+        """Run all of them; failures are samples with an error."""
         for number in range(1, self._options.rounds + 1):
             for implementation in self._measured:
                 self._measure_all(number, implementation)
@@ -203,7 +203,7 @@ class Bench:
 
 
 def measure_soak(options: Options, wgpy: Implementation) -> list[Figures]:
-    """Wgpy's memory over time, [] if that is not asked for."""
+    """Measure wgpy's memory over time, [] if that is not asked for."""
     if options.soak_s == 0:
         return []
     say(f"soak: {options.soak_s:.0f} s")
@@ -212,13 +212,13 @@ def measure_soak(options: Options, wgpy: Implementation) -> list[Figures]:
 
 
 def measure_seal() -> float:
-    """Nanoseconds to seal a packet of `transmit`, and nothing else."""
+    """Measure the nanoseconds to seal a packet of `transmit`, and nothing else."""
     with stages.program() as path:
         return stages.measure(path, names=["seal"])[0].median_ns
 
 
 def say(text: str) -> None:
-    """Progress, for those who wait."""
+    """Tell of progress, for those who wait."""
     print(f"bench: {text}", file=sys.stderr, flush=True)
 
 
@@ -226,13 +226,13 @@ def say(text: str) -> None:
 
 
 def cpu_model() -> str:
-    """As the kernel names it."""
+    """Tell how the kernel names it."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     return next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), "unknown")
 
 
 def header(argv: Sequence[str]) -> dict[str, str]:
-    """What one has to know to judge the figures."""
+    """Tell what one has to know to judge the figures."""
     switches = [f"{name}={value}" for name, value in os.environ.items() if name[:5] == "WGPY_"]
     return {
         "date": datetime.now(timezone.utc).date().isoformat(),
@@ -245,7 +245,7 @@ def header(argv: Sequence[str]) -> dict[str, str]:
 
 
 def write(report: Report, measured: Sequence[Implementation], directory: Path) -> None:
-    """The five files."""
+    """Write the five files."""
     directory.mkdir(parents=True, exist_ok=True)
     results = report.results
     document = {
@@ -265,14 +265,14 @@ def write(report: Report, measured: Sequence[Implementation], directory: Path) -
 
 
 def raise_exit(number: int, _frame: FrameType | None) -> NoReturn:
-    """Unwinds everything; a second signal does not disturb that."""
+    """Unwind everything; a second signal does not disturb that."""
     for each in END_SIGNALS:
         signal.signal(each, signal.SIG_IGN)
     raise SystemExit(128 + number)
 
 
 def main(argv: Sequence[str]) -> int:
-    """The command `scripts/bench`; 1 if something could not be measured."""
+    """Run the command `scripts/bench`; 1 if something could not be measured."""
     options = parse(argv)
     if os.geteuid() != 0:
         raise SystemExit("bench: network namespaces need root")
@@ -288,7 +288,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def measure(options: Options, argv: Sequence[str]) -> tuple[Report, list[Implementation]]:
-    """Everything that was asked for.  LabError: it cannot even begin."""
+    """Measure everything that was asked for.  LabError: it cannot even begin."""
     wgpy = find_wgpy()
     compared = [wgpy, *find_peers(options.peers)]
     for each in compared:

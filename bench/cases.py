@@ -58,7 +58,7 @@ class Case:
 
 @contextlib.contextmanager
 def iperf3(ends: Ends, seconds: float, options: Sequence[str]) -> Iterator[list[str]]:
-    """A server at the one end; gives the client's command."""
+    """Run a server at the one end; gives the client's command."""
     with ends.server.child("iperf3", "-s", "-1", "-i", "0", "--forceflush") as server:
         assert server.stdout is not None
         if not any("listening" in line for line in server.stdout):
@@ -69,7 +69,7 @@ def iperf3(ends: Ends, seconds: float, options: Sequence[str]) -> Iterator[list[
 
 @contextlib.contextmanager
 def load(tunnel: Tunnel, seconds: float, options: Sequence[str]) -> Iterator[None]:
-    """Traffic that flows when the body is entered and for so long, or until the body ends."""
+    """Have traffic flow when the body is entered and for so long, or until the body ends."""
     with direct(tunnel) as ends, iperf3(ends, seconds + 2, options) as command:
         before = frames(tunnel)
         with tunnel.a.child(*command, output=subprocess.DEVNULL):
@@ -78,7 +78,7 @@ def load(tunnel: Tunnel, seconds: float, options: Sequence[str]) -> Iterator[Non
 
 
 def frames(tunnel: Tunnel) -> int:
-    """That came out of the tunnel at both ends."""
+    """Count those that came out of the tunnel at both ends."""
     return sum(host.counters().frames for host in tunnel.hosts)
 
 
@@ -92,7 +92,7 @@ class Carried:
 
     @classmethod
     def read(cls, report: str) -> "Carried":
-        """From iperf3's JSON."""
+        """Read it from iperf3's JSON."""
         result = json.loads(report)
         end = result.get("end", {})
         ways = [way for way in ("", "_bidir_reverse") if f"sum_received{way}" in end]
@@ -106,7 +106,7 @@ class Carried:
 
 
 def payload(before: Counters, after: Counters, headers: int) -> int:
-    """Bytes that came out of the tunnel, less headers.
+    """Count the bytes that came out of the tunnel, less headers.
 
     A frame may be a super-packet: many packets' payload behind one header.
     """
@@ -120,7 +120,6 @@ class Meter:
     """Both daemons' usage from its making on; with several tunnels, of each end's together."""
 
     def __init__(self, *tunnels: Tunnel) -> None:
-        """From now on."""
         names = dict.fromkeys(name for tunnel in tunnels for name in tunnel.pids)
         self._pids = {name: [tunnel.pids[name] for tunnel in tunnels] for name in names}
         self._before = self._read()
@@ -129,7 +128,7 @@ class Meter:
         return {name: total([usage_of(pid) for pid in pids]) for name, pids in self._pids.items()}
 
     def figures(self, carried_bytes: float) -> Figures:
-        """Per GB carried since the beginning."""
+        """Tell it per GB carried since the beginning."""
         figures = {}
         for name, after in self._read().items():
             before, gb = self._before[name], max(carried_bytes, 1) / 1e9
@@ -140,7 +139,7 @@ class Meter:
 
 
 def total(usages: Sequence[Usage]) -> Usage:
-    """Of several daemons; their memory is that of the largest."""
+    """Add up several daemons'; their memory is that of the largest."""
     return Usage(
         cpu_s=sum(usage.cpu_s for usage in usages),
         switches=sum(usage.switches for usage in usages),
@@ -149,13 +148,13 @@ def total(usages: Sequence[Usage]) -> Usage:
 
 
 def perf_counts(csv: str) -> int:
-    """The number in a line of `perf stat -x,`; nothing happened: 0."""
+    """Read the number in a line of `perf stat -x,`; nothing happened: 0."""
     value = csv.strip().splitlines()[-1].split(",")[0]
     return 0 if value == "<not counted>" else int(value)
 
 
 def can_count_syscalls() -> bool:
-    """Whether perf works here."""
+    """Tell whether perf works here."""
     if shutil.which("perf") is None:
         return False
     probe = ["perf", "stat", "-x,", "-e", "raw_syscalls:sys_enter", "true"]
@@ -163,7 +162,7 @@ def can_count_syscalls() -> bool:
 
 
 def count_syscalls(tunnel: Tunnel, options: Sequence[str], headers: int) -> Figures:
-    """Per GB, in a short run of its own."""
+    """Count them per GB, in a short run of its own."""
     with load(tunnel, SYSCALL_S + 1, options), contextlib.ExitStack() as stack:
         before, begin_s = [host.counters() for host in tunnel.hosts], time.monotonic()
         counting = {
@@ -181,7 +180,7 @@ def count_syscalls(tunnel: Tunnel, options: Sequence[str], headers: int) -> Figu
 
 
 def perf(host: Host, pid: int) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
-    """Counts a process' system calls for SYSCALL_S."""
+    """Count a process' system calls for SYSCALL_S."""
     event = ["-e", "raw_syscalls:sys_enter"]
     return host.child("perf", "stat", "-x,", *event, "-p", str(pid), "--", "sleep", str(SYSCALL_S))
 
@@ -190,7 +189,7 @@ def perf(host: Host, pid: int) -> contextlib.AbstractContextManager[subprocess.P
 
 
 def tcp(*options: str, way: Way = direct) -> Callable[[Tunnel, float], Figures]:
-    """TCP as fast as it goes."""
+    """Send TCP as fast as it goes."""
 
     def measure(tunnel: Tunnel, seconds: float) -> Figures:
         with way(tunnel) as ends, iperf3(ends, seconds, options) as command:
@@ -205,7 +204,7 @@ def tcp(*options: str, way: Way = direct) -> Callable[[Tunnel, float], Figures]:
 
 
 def udp(size: int) -> Callable[[Tunnel, float], Figures]:
-    """UDP, far more than fits.  What counts is what comes out at the other end."""
+    """Send UDP, far more than fits.  What counts is what comes out at the other end."""
 
     def measure(tunnel: Tunnel, seconds: float) -> Figures:
         with load(tunnel, seconds + 1, udp_options(size)):
@@ -219,24 +218,24 @@ def udp(size: int) -> Callable[[Tunnel, float], Figures]:
 
 
 def udp_options(size: int) -> tuple[str, ...]:
-    """For iperf3."""
+    """Return those of iperf3."""
     return "-u", "-b", "0", "-l", str(size)
 
 
 def udp_payload(tunnel: Tunnel, before: Counters, after: Counters, size: int) -> int:
-    """A kernel interface counts every packet, and its own headers too."""
+    """Count the payload: a kernel interface counts every packet, and its own headers too."""
     if tunnel.implementation.is_kernel:
         return (after.frames - before.frames) * size
     return payload(before, after, UDP_HEADERS)
 
 
 def ping_times_us(output: str) -> list[float]:
-    """Of all answers that came."""
+    """Read those of all answers that came."""
     return [float(ms) * 1e3 for ms in re.findall(r" time=([\d.]+) ms", output)]
 
 
 def round_trips(tunnel: Tunnel, seconds: float) -> Figures:
-    """Pings one after the other."""
+    """Ping one after the other."""
     interval = ["-i", str(PING_INTERVAL_S), "-w", f"{max(seconds, 1):.0f}"]
     output = tunnel.a.run("ping", "-n", *interval, tunnel.b.inner4, timeout_s=seconds + GRACE_S)
     times_us = ping_times_us(output)
@@ -251,19 +250,19 @@ def round_trips(tunnel: Tunnel, seconds: float) -> Figures:
 
 
 def loaded_round_trips(tunnel: Tunnel, seconds: float) -> Figures:
-    """The same beside a TCP stream."""
+    """Measure the same beside a TCP stream."""
     with load(tunnel, seconds + 1, ()):
         return round_trips(tunnel, seconds)
 
 
 def overloaded_round_trips(tunnel: Tunnel, seconds: float) -> Figures:
-    """Beside far more UDP than b, which is held to a tenth of a core, can take."""
+    """Measure beside far more UDP than b, which is held to a tenth of a core, can take."""
     with held(tunnel), load(tunnel, seconds + 1, udp_options(1372)):
         return round_trips(tunnel, seconds)
 
 
 def relieved_round_trips(tunnel: Tunnel, seconds: float) -> Figures:
-    """In the second right after that, b still being held."""
+    """Measure in the second right after that, b still being held."""
     with held(tunnel):
         with load(tunnel, seconds + 1, udp_options(1372)):
             time.sleep(seconds)
@@ -271,7 +270,7 @@ def relieved_round_trips(tunnel: Tunnel, seconds: float) -> Figures:
 
 
 def many_peers(tunnel: Tunnel, seconds: float) -> Figures:
-    """One TCP stream with 999 idle peers more, between two without."""
+    """Send one TCP stream with 999 idle peers more, between two without."""
     stream = tcp()
     before = stream(tunnel, seconds)
     with tunnel.idle_peers():
@@ -282,7 +281,7 @@ def many_peers(tunnel: Tunnel, seconds: float) -> Figures:
 
 
 def transmit(tunnel: Tunnel, seconds: float) -> Figures:
-    """The daemon of a alone on one core, sending what another core floods it with."""
+    """Have the daemon of a alone on one core send what another core floods it with."""
     if tunnel.implementation.is_kernel or (os.cpu_count() or 1) < 2:
         raise NotApplicable("transmit takes a daemon and two cores")
     flooding = [sys.executable, "-m", "bench.flood", tunnel.b.inner4, str(seconds + 2)]
@@ -331,7 +330,7 @@ ABLATED = "tcp4", "udp64", "udp1372"  # the cases that ablations are measured wi
 
 
 def soak(tunnel: Tunnel, seconds: float) -> list[Figures]:
-    """Both daemons' memory, once a second under load."""
+    """Measure both daemons' memory, once a second under load."""
     samples = []
     with load(tunnel, seconds, ()):
         begin_s = time.monotonic()
@@ -345,5 +344,5 @@ def soak(tunnel: Tunnel, seconds: float) -> list[Figures]:
 
 
 def tool_versions() -> dict[str, str]:
-    """Of what makes the load."""
+    """Tell those of what makes the load."""
     return {tool: run([tool, "--version"]).splitlines()[0] for tool in ("iperf3", "wg")}

@@ -38,7 +38,7 @@ PANELS = {
 
 
 def draw(results: Results, names: Sequence[str], path: Path) -> bool:
-    """Writes it, in the format of the path's suffix.  False: no matplotlib here."""
+    """Write it, in the format of the path's suffix.  False: no matplotlib here."""
     try:
         import matplotlib  # type: ignore[import-not-found, unused-ignore]
     except ImportError:

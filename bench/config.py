@@ -53,12 +53,12 @@ class Goal:
     limit: float | None = None
 
     def is_met(self, ours: float, theirs: float | None) -> bool:
-        """Whether both hold; without wireguard-go there is no ratio."""
+        """Tell whether both hold; without wireguard-go there is no ratio."""
         within_ratio = self.ratio is None or theirs is None or ours <= self.ratio * theirs
         return within_ratio and (self.limit is None or ours < self.limit)
 
     def __str__(self) -> str:
-        """Both, in a few characters."""
+        """Write both, in a few characters."""
         limit = f"< {self.limit:g}" if self.limit is not None else ""
         ratio = f"<= {self.ratio:g}x" if self.ratio is not None else ""
         return ", ".join(filter(None, (limit, ratio)))
@@ -92,14 +92,14 @@ class Settings:
 
 
 def address(number: int) -> str:
-    """A different one for each number."""
+    """Make a different one for each number."""
     return f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}/32"
 
 
 def write_settings(
     directory: Path, prefixes: int, peers: int, initiators: int, silent: int
 ) -> Settings:
-    """Writes the two files."""
+    """Write the two files."""
     interface = f"[Interface]\nPrivateKey = {run(['wg', 'genkey']).strip()}\n"
     one_peer, many_peers = directory / "one-peer", directory / "many-peers"
     lines = (f"AllowedIPs = {address(number)}\n" for number in range(prefixes))
@@ -116,7 +116,7 @@ def write_settings(
 
 
 def answers() -> bool:
-    """Whether the daemon answers a get."""
+    """Tell whether the daemon answers a get."""
     with socket.socket(socket.AF_UNIX) as client:
         try:
             client.connect(os.fspath(SOCKET))
@@ -127,7 +127,7 @@ def answers() -> bool:
 
 
 def wait_until_it_answers() -> None:
-    """LabError: it does not."""
+    """Wait for the daemon.  LabError: it does not answer."""
     deadline = time.monotonic() + START_S
     while not answers():
         if time.monotonic() > deadline:
@@ -136,7 +136,7 @@ def wait_until_it_answers() -> None:
 
 
 def no_process_is_left() -> bool:
-    """We are the first process of our namespace: whatever ran in the background becomes ours."""
+    """Reap whatever ran in the background: as first process of our namespace we get it."""
     try:
         while os.waitpid(-1, os.WNOHANG) != (0, 0):
             pass
@@ -146,14 +146,14 @@ def no_process_is_left() -> bool:
 
 
 def milliseconds(action: Callable[[], object]) -> float:
-    """How long it takes."""
+    """Measure how long it takes."""
     start = time.perf_counter()
     action()
     return (time.perf_counter() - start) * 1e3
 
 
 def measure_start(implementation: Implementation) -> float:
-    """Milliseconds from the command that goes to the background until the daemon talks."""
+    """Measure milliseconds from the command (to the background) until the daemon talks."""
     command = [word for word in implementation.command if word != "-f"]
 
     def start() -> None:
@@ -175,7 +175,7 @@ def measure_start(implementation: Implementation) -> float:
 
 @contextlib.contextmanager
 def daemon(implementation: Implementation) -> Iterator[int]:
-    """The pid of a daemon that can be talked to."""
+    """Run a daemon; gives its pid once it can be talked to."""
     process = subprocess.Popen(
         [*implementation.command, INTERFACE],
         stdin=subprocess.DEVNULL,
@@ -192,7 +192,7 @@ def daemon(implementation: Implementation) -> Iterator[int]:
 
 
 def set_link(state: str) -> None:
-    """Up or down."""
+    """Set it up or down."""
     run(["ip", "link", "set", INTERFACE, state])
 
 
@@ -200,13 +200,13 @@ def set_link(state: str) -> None:
 
 
 def measure_setconf(settings: Path) -> float:
-    """Milliseconds."""
+    """Measure milliseconds."""
     command = ["wg", "setconf", INTERFACE, os.fspath(settings)]
     return milliseconds(lambda: run(command, timeout_s=TOOL_S))
 
 
 def measure_show(allowed_ips: int) -> float:
-    """Milliseconds.  LabError: the daemon does not know so many allowed IPs."""
+    """Measure milliseconds.  LabError: the daemon does not know so many allowed IPs."""
     shown = ""
 
     def show() -> None:
@@ -221,7 +221,7 @@ def measure_show(allowed_ips: int) -> float:
 
 
 def measure(implementation: Implementation, settings: Settings) -> Figures:
-    """All figures, once; five daemons, one after the other."""
+    """Measure all figures, once; five daemons, one after the other."""
     figures = {"start, ms": measure_start(implementation)}
     with daemon(implementation) as pid:
         set_link("up")
@@ -245,7 +245,7 @@ def measure(implementation: Implementation, settings: Settings) -> Figures:
 def measure_in_turns(
     implementations: list[Implementation], settings: Settings, runs: int
 ) -> dict[str, list[Figures]]:
-    """By implementation.  Who begins changes with each run."""
+    """Measure by implementation.  Who begins changes with each run."""
     results: dict[str, list[Figures]] = {each.name: [] for each in implementations}
     for number in range(runs):
         for each in implementations[:: -1 if number % 2 else 1]:
@@ -255,7 +255,7 @@ def measure_in_turns(
 
 
 def report(results: dict[str, list[Figures]]) -> bool:
-    """Prints a table; -> whether wgpy meets all goals."""
+    """Print a table; -> whether wgpy meets all goals."""
     print(f"{'median (least .. most)':34}" + "".join(f"{name:>28}" for name in results), end="")
     print(f"{'ratio':>8}  goal for wgpy")
     all_met = True
@@ -276,7 +276,7 @@ def report(results: dict[str, list[Figures]]) -> bool:
 
 
 def main() -> int:
-    """The command; -> 0, or 1 when a goal is missed."""
+    """Run the command; -> 0, or 1 when a goal is missed."""
     parser = argparse.ArgumentParser(prog="bench-config", description=__doc__)
     parser.add_argument("--runs", type=int, default=5, help="of everything (default: 5)")
     parser.add_argument("--prefixes", type=int, default=PREFIXES, help="allowed IPs of one peer")

@@ -69,7 +69,7 @@ def _is_listening() -> bool:
 
 
 def _section(public_key: str, number: int, endpoint: str = "") -> str:
-    """A peer's settings."""
+    """Write a peer's settings."""
     lines = f"[Peer]\nPublicKey = {public_key}\nAllowedIPs = {_address(INNER + number)}/32\n"
     return lines + (f"Endpoint = {endpoint}\n" if endpoint else "")
 
@@ -86,7 +86,7 @@ def _bound(address: tuple[str, int]) -> Iterator[socket.socket]:
 
 
 def measure_answers(interface: str, count: int) -> float:
-    """How many first initiations are answered a second, of so many peers, IN_FLIGHT at a time."""
+    """Count first initiations answered a second, of so many peers, IN_FLIGHT at a time."""
     private_keys = [secrets.token_bytes(32) for _ in range(count)]
     locals_ = [StaticKey(private_key) for private_key in private_keys]
     keys = (b64encode(local.public_key).decode() for local in locals_)
@@ -130,7 +130,7 @@ class Crowd:
     def __init__(
         self, live: socket.socket, silent: socket.socket, local: StaticKey, remote: RemoteStatic
     ) -> None:
-        """`live` and `silent` are where the peers receive; `local` and `remote` are of the live."""
+        """Receive for the peers at `live` and `silent`; `local` and `remote` are of the live."""
         self._live = live
         self._silent = silent
         self._local = local
@@ -187,7 +187,7 @@ class Crowd:
         return self._macs.add_macs(response, time.monotonic_ns())
 
     def _take_silent(self) -> set[int]:
-        """Which silent peers were sent something."""
+        """Find which silent peers were sent something."""
         numbers = set()
         with contextlib.suppress(BlockingIOError):
             while True:
@@ -197,7 +197,7 @@ class Crowd:
 
 
 def measure_crowd(interface: str, count: int) -> tuple[float, float]:
-    """As Crowd.write, with so many silent peers; in milliseconds."""
+    """Measure Crowd.write, with so many silent peers; in milliseconds."""
     local = StaticKey(secrets.token_bytes(32))
     silent_at = (f"{_address(OUTER + n)}:{SILENT_PORT}" for n in range(count))
     sections = [_section(random_key(), n, endpoint) for n, endpoint in enumerate(silent_at)]

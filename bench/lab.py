@@ -38,7 +38,7 @@ class Implementation:
 
 
 def run(argv: Sequence[str], stdin: str = "", timeout_s: float = 30.0) -> str:
-    """What the command prints.  LabError: it failed or took too long."""
+    """Run the command and give what it prints.  LabError: it failed or took too long."""
     try:
         done = subprocess.run(
             argv, input=stdin, capture_output=True, text=True, timeout=timeout_s, check=False
@@ -51,7 +51,7 @@ def run(argv: Sequence[str], stdin: str = "", timeout_s: float = 30.0) -> str:
 
 
 def until(condition: Callable[[], bool], what: str, timeout_s: float = START_S) -> None:
-    """Waits for the condition.  LabError: in vain."""
+    """Wait for the condition.  LabError: in vain."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:
@@ -60,7 +60,7 @@ def until(condition: Callable[[], bool], what: str, timeout_s: float = START_S) 
 
 
 def end(process: subprocess.Popen[str]) -> None:
-    """Ends a child, kindly at first."""
+    """End a child, kindly at first."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         process.send_signal(number)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -69,7 +69,7 @@ def end(process: subprocess.Popen[str]) -> None:
 
 
 def random_key() -> str:
-    """As good as a public key; nobody uses it."""
+    """Make what is as good as a public key; nobody uses it."""
     return base64.b64encode(secrets.token_bytes(32)).decode()
 
 
@@ -81,14 +81,14 @@ def _tasks(pid: int) -> list[Path]:
 
 
 def pin(pid: int, cores: set[int]) -> None:
-    """Moves all threads of a process to these cores."""
+    """Move all threads of a process to these cores."""
     for task in _tasks(pid):
         os.sched_setaffinity(int(task.name), cores)
 
 
 @contextlib.contextmanager
 def pinned(pid: int, core: int) -> Iterator[None]:
-    """A process on one core while it lasts."""
+    """Keep a process on one core while the context lasts."""
     before = os.sched_getaffinity(pid)
     pin(pid, {core})
     try:
@@ -107,13 +107,13 @@ class Usage:
 
 
 def status_number(status: str, name: str) -> int:
-    """A number of /proc/PID/status."""
+    """Read a number of /proc/PID/status."""
     line = next(line for line in status.splitlines() if line.startswith(f"{name}:"))
     return int(line.split()[1])
 
 
 def usage_of(pid: int) -> Usage:
-    """Reads it from /proc.  LabError: there is no such process any more."""
+    """Read it from /proc.  LabError: there is no such process any more."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         statuses = [(task / "status").read_text() for task in _tasks(pid)]
@@ -132,7 +132,7 @@ def usage_of(pid: int) -> Usage:
 
 
 def first_line(argv: Sequence[str]) -> str:
-    """The first line that a command prints, "" if it cannot or will not."""
+    """Give the first line that a command prints, "" if it cannot or will not."""
     try:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
@@ -141,13 +141,13 @@ def first_line(argv: Sequence[str]) -> str:
 
 
 def has_kernel_module() -> bool:
-    """Whether the kernel makes WireGuard interfaces; loads the module if it has to."""
+    """Tell whether the kernel makes WireGuard interfaces; loads the module if it has to."""
     probe = ["unshare", "--net", "ip", "link", "add", "wgpy-check", "type", "wireguard"]
     return subprocess.run(probe, capture_output=True, check=False).returncode == 0
 
 
 def go_version(path: str) -> str:
-    """The module version that a Go program was built from, "" where there is no Go to ask."""
+    """Tell the module version that a Go program was built from, "" if there is no Go to ask."""
     try:
         done = subprocess.run(
             ["go", "version", "-m", path], capture_output=True, text=True, check=False
@@ -159,12 +159,12 @@ def go_version(path: str) -> str:
 
 
 def go_bin() -> str:
-    """Where Go installs programs."""
+    """Tell where Go installs programs."""
     return first_line(["go", "env", "GOBIN"]) or f"{first_line(['go', 'env', 'GOPATH'])}/bin"
 
 
 def find_built(name: str, program: str, directories: str) -> Implementation | None:
-    """One that was built from Go's sources, if it is in one of the directories."""
+    """Find one that was built from Go's sources, if it is in one of the directories."""
     path = shutil.which(program, path=directories)
     if path is None:
         return None
@@ -173,7 +173,7 @@ def find_built(name: str, program: str, directories: str) -> Implementation | No
 
 
 def find_wireguard_go() -> Implementation | None:
-    """The newest that Go installed, else the distribution's."""
+    """Find the newest that Go installed, else the distribution's."""
     built = find_built("wireguard-go", "wireguard", go_bin())
     if built is not None:
         return built
@@ -188,13 +188,13 @@ def find_wireguard_go() -> Implementation | None:
 
 
 def find_tailscale() -> Implementation | None:
-    """Tailscale's fork of wireguard-go, as scripts/bench installs it, or on PATH by that name."""
+    """Find Tailscale's fork of wireguard-go, which scripts/bench installs, or one on PATH."""
     directories = os.pathsep.join((go_bin(), os.environ.get("PATH", os.defpath)))
     return find_built("tailscale", TAILSCALE_PROGRAM, directories)
 
 
 def find_kernel() -> Implementation | None:
-    """The kernel module."""
+    """Find the kernel module."""
     if not has_kernel_module():
         return None
     return Implementation("kernel", (), f"Linux {os.uname().release}")

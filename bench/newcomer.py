@@ -37,14 +37,14 @@ class Newcomer:
     """The initiator's side, with a socket."""
 
     def __init__(self, udp: socket.socket, local: StaticKey, responder_key: bytes) -> None:
-        """The socket is connected to the responder."""
+        """Send by a socket that is connected to the responder."""
         self._udp = udp
         self._local = local
         self._remote = RemoteStatic(responder_key, local.exchange(responder_key))
         self._cookies = CookieGenerator(responder_key)
 
     def attempt(self, until_s: float) -> bool:
-        """Sends an initiation; True when the response has come before that time."""
+        """Send an initiation; True when the response has come before that time."""
         timestamp = tai64n(time.time_ns())
         message, state = write_initiation(
             self._local, self._remote, secrets.randbits(32), timestamp
@@ -66,7 +66,7 @@ class Newcomer:
 
 
 def main(address: str, port: str, responder_key: str) -> str:
-    """What it prints."""
+    """Try to get a session; gives the seconds that took, or "none"."""
     local = StaticKey(b64decode(sys.stdin.read()))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
         udp.connect((address, int(port)))

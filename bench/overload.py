@@ -14,7 +14,7 @@ QUOTA_US = 1_000  # of each period: a tenth of a core
 
 
 def controller() -> Path | None:
-    """The root of the groups that hold processes back; None if there is none to be used."""
+    """Find the root of the groups that hold processes back; None if there is none to be used."""
     for root, wanted in ((GROUPS, "cgroup.subtree_control"), (GROUPS / "cpu", "cpu.shares")):
         with contextlib.suppress(OSError):
             if "cpu" in (root / wanted).read_text().split() or wanted == "cpu.shares":
@@ -23,7 +23,7 @@ def controller() -> Path | None:
 
 
 def group_of(pid: int, root: Path) -> Path:
-    """The group of the process under a root.  LabError: it is in none."""
+    """Find the group of the process under a root.  LabError: it is in none."""
     for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
         _number, controllers, path = line.split(":", 2)
         if "cpu" in controllers.split(",") or (root == GROUPS and not controllers):
@@ -32,7 +32,7 @@ def group_of(pid: int, root: Path) -> Path:
 
 
 def hold(group: Path) -> None:
-    """Sets the quota of a group."""
+    """Set the quota of a group."""
     if (group / "cpu.max").exists():
         (group / "cpu.max").write_text(f"{QUOTA_US} {PERIOD_US}")
     else:
@@ -42,7 +42,7 @@ def hold(group: Path) -> None:
 
 @contextlib.contextmanager
 def held(tunnel: Tunnel) -> Iterator[None]:
-    """The daemon of b has a tenth of a core, if it has one and is not in an emulated machine.
+    """Leave the daemon of b a tenth of a core, if it has one and is not in an emulated machine.
 
     That is slow enough.  LabError: there is no controller.
     """

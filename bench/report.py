@@ -91,7 +91,7 @@ class Results:
         soak: Sequence[Mapping[str, float]] = (),
         seal_ns: float | None = None,
     ) -> None:
-        """soak: wgpy's memory over time.  seal_ns: what sealing one packet of `transmit` takes."""
+        """Take wgpy's memory over time, and what sealing a packet of `transmit` takes (seal_ns)."""
         self.samples = samples
         self.soak = soak
         self.seal_ns = seal_ns
@@ -112,30 +112,30 @@ class Results:
         return list(dict.fromkeys(case for _name, case, _figure in self._values))
 
     def spread(self, implementation: str, case: str, figure: str) -> Spread | None:
-        """None if it was not measured."""
+        """Return median and range; None if it was not measured."""
         values = self._values.get((implementation, case, figure))
         if not values:
             return None
         return Spread(statistics.median(values), min(values), max(values))
 
     def median(self, implementation: str, case: str, figure: str) -> float | None:
-        """None if it was not measured."""
+        """Return the middle one; None if it was not measured."""
         spread = self.spread(implementation, case, figure)
         return None if spread is None else spread.median
 
     def ratio(self, case: str, figure: str, peer: str, of: str = WGPY) -> float | None:
-        """The quotient of two implementations' medians; None if there is none."""
+        """Divide two implementations' medians; None if there is none."""
         mine, others = self.median(of, case, figure), self.median(peer, case, figure)
         return None if mine is None or not others else mine / others
 
     @staticmethod
     def worst(*values: float | None, of: Callable[[Iterable[float]], float] = max) -> float | None:
-        """The largest, or what else is worst; None if one is missing."""
+        """Pick the largest, or what else is worst; None if one is missing."""
         known = [value for value in values if value is not None]
         return of(known) if len(known) == len(values) else None
 
     def resident_mb(self) -> float | None:
-        """The most that either daemon of wgpy ever held with one peer."""
+        """Find the most that either daemon of wgpy ever held with one peer."""
         values = [
             value
             for (name, case, figure), values in self._values.items()
@@ -145,7 +145,7 @@ class Results:
         return max(values, default=None)
 
     def soak_growth_mb(self) -> float | None:
-        """How much the memory of the one daemon that grew more did, after a tenth to warm up."""
+        """Tell by how much the daemon that grew more grew, after a tenth to warm up."""
         tenth = len(self.soak) // 10
         if tenth == 0:
             return None
@@ -158,7 +158,7 @@ class Results:
         )
 
     def transmit_of_limit(self) -> float | None:
-        """Packets sent by one core, of what it could seal if it did nothing else."""
+        """Divide the packets sent by one core by what it could seal if it did nothing else."""
         kpps = self.median(WGPY, "transmit", "kpps")
         return None if kpps is None or self.seal_ns is None else kpps * 1e3 * self.seal_ns / 1e9
 
@@ -177,7 +177,7 @@ class Target:
     unit: str = ""
 
     def is_met(self, value: float) -> bool:
-        """Whether it keeps the bound."""
+        """Tell whether it keeps the bound."""
         return value >= self.bound if self.at_least else value <= self.bound
 
 
@@ -191,7 +191,7 @@ def _cpu(results: Results) -> float | None:
 
 
 def _forwarded(peer: str) -> Callable[[Results], float | None]:
-    """The smallest multiple of the peer's throughput."""
+    """Find the smallest multiple of the peer's throughput."""
 
     def value(results: Results) -> float | None:
         return results.worst(*(results.ratio(case, "gbit_s", peer) for case in FORWARDED), of=min)
@@ -237,7 +237,7 @@ TARGETS = (
 
 
 def verdicts(results: Results) -> list[dict[str, object]]:
-    """All targets, for the JSON; value and met are None if it was not measured."""
+    """Return all targets, for the JSON; value and met are None if it was not measured."""
     values = [(target, target.value(results)) for target in TARGETS]
     return [
         {
@@ -255,7 +255,7 @@ def verdicts(results: Results) -> list[dict[str, object]]:
 
 
 def number(value: float | None) -> str:
-    """Two or three digits that say something."""
+    """Write two or three digits that say something."""
     if value is None:
         return MISSING
     if 0 < abs(value) < 0.1:
@@ -265,30 +265,30 @@ def number(value: float | None) -> str:
 
 
 def count(value: float | None) -> str:
-    """A whole number."""
+    """Write a whole number."""
     return MISSING if value is None else f"{value:.0f}"
 
 
 def spread_text(spread: Spread | None, text: Callable[[float | None], str] = number) -> str:
-    """The median, and between what it lies."""
+    """Write the median, and between what it lies."""
     if spread is None:
         return MISSING
     return f"{text(spread.median)} ({text(spread.least)}..{text(spread.most)})"
 
 
 def times(ratio: float | None) -> str:
-    """As in 2.1x."""
+    """Write it as in 2.1x."""
     return MISSING if ratio is None else f"{number(ratio)}x"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; the first column is text, the others numbers."""
+    """Write a Markdown table; the first column is text, the others numbers."""
     rule = ["---", *("---:" for _ in head[1:])]
     return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *rows)) + "\n"
 
 
 def main_table(results: Results, peers: Sequence[str]) -> str:
-    """Every case's main figure for wgpy and its peers, and wgpy's as a multiple of each peer's."""
+    """Tell each case's main figure for wgpy and its peers, and wgpy's as a multiple of theirs."""
     rows = []
     for row in ROWS:
         spreads = [results.spread(name, row.case, row.figure) for name in (WGPY, *peers)]
@@ -304,7 +304,7 @@ def _row_ratio(results: Results, row: Row, peer: str) -> float | None:
 
 
 def cost_table(results: Results, names: Sequence[str]) -> str:
-    """What the daemons took, client's end / server's end."""
+    """Tell what the daemons took, client's end / server's end."""
     rows = []
     for case in results.cases:
         for name in names:
@@ -319,7 +319,7 @@ def cost_table(results: Results, names: Sequence[str]) -> str:
 
 
 def target_table(results: Results) -> str:
-    """Bounds, values, and whether they were met."""
+    """Tell bounds, values, and whether they were met."""
     rows = []
     for target in TARGETS:
         value = target.value(results)
@@ -333,7 +333,7 @@ def target_table(results: Results) -> str:
 
 
 def ablation_table(results: Results, names: Sequence[str]) -> str:
-    """What is left with offloads switched off."""
+    """Tell what is left with offloads switched off."""
     rows = [row for row in ROWS if any(results.spread(n, row.case, row.figure) for n in names)]
     lines = [
         [
@@ -363,7 +363,7 @@ class Report:
         return [name for name in self.versions if name != WGPY]
 
     def markdown(self) -> str:
-        """For docs/bench.md."""
+        """Write it for docs/bench.md."""
         peers, results = self.peers, self.results
         facts = {**self.header, **self.versions}
         parts = [

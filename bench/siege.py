@@ -83,7 +83,7 @@ class Sample:
 
 
 def initiations(responder_key: bytes, *, valid_mac1: bool) -> bytes:
-    """Messages of the right size and type that no two are the same."""
+    """Make messages of the right size and type that no two are the same."""
     out = []
     for _ in range(MESSAGES):
         body = b"\x01\0\0\0" + secrets.token_bytes(112)
@@ -94,7 +94,7 @@ def initiations(responder_key: bytes, *, valid_mac1: bool) -> bytes:
 
 @contextlib.contextmanager
 def program() -> Iterator[Path]:
-    """The compiled flooder."""
+    """Compile the flooder; it is there as long as the context lasts."""
     with tempfile.TemporaryDirectory(prefix="wgpy-siege-") as directory:
         path = Path(directory, "siege")
         compiler = shlex.split(os.environ.get("CC", "cc"))
@@ -103,7 +103,7 @@ def program() -> Iterator[Path]:
 
 
 def add_sources(a: Host, b: Host) -> None:
-    """The flood's addresses, at a's end of the cable."""
+    """Add the flood's addresses, at a's end of the cable."""
     lines = (f"address add {SOURCE_NET}.{i}/32 dev {CABLE}\n" for i in range(1, SOURCES + 1))
     a.run("ip", "-batch", "-", stdin="".join(lines))
     b.ip("route", "add", f"{SOURCE_NET}.0/24", "dev", CABLE)
@@ -113,7 +113,6 @@ class Flood:
     """One of an attack's messages, running."""
 
     def __init__(self, process: Popen[str]) -> None:
-        """From now on."""
         assert process.stdout is not None, "it is a pipe"
         self._process = process
         self._said = process.stdout
@@ -122,7 +121,7 @@ class Flood:
         time.sleep(WARM_UP_S)
 
     def end(self) -> float:
-        """Ends it; messages a second that it sent.  LabError: it had ended by itself."""
+        """End it; gives how many messages a second it sent.  LabError: it had ended by itself."""
         if self._process.poll() is not None:
             raise LabError(f"the flood ended by itself: {self._said.read()}")
         self._process.terminate()
@@ -134,7 +133,7 @@ class Flood:
 
 
 def throughput(host: Host, seconds: float) -> float:
-    """Of what comes out of the tunnel at the host, headers included, Gbit/s."""
+    """Measure that of what comes out of the tunnel at the host, headers included, Gbit/s."""
     before, begin_s = host.counters().bytes, time.monotonic()
     time.sleep(seconds)
     after, end_s = host.counters().bytes, time.monotonic()
@@ -145,7 +144,7 @@ class Newcomer:
     """A peer that b knows and has not heard from."""
 
     def __init__(self, up: Tunnel) -> None:
-        """Makes b know it."""
+        """Make b know it."""
         self._up = up
         self._private = run(["wg", "genkey"]).strip()
         public = run(["wg", "pubkey"], self._private).strip()
@@ -153,14 +152,14 @@ class Newcomer:
         up.b.run(*set_peer)
 
     def handshake_s(self, responder_key: str) -> float | None:
-        """How long it takes from a; None: too long."""
+        """Measure how long it takes from a; None: too long."""
         command = [sys.executable, "-m", "bench.newcomer", self._up.b.outer, str(PORT)]
         said = self._up.a.run(*command, responder_key, stdin=self._private, timeout_s=60).strip()
         return None if said == "none" else float(said)
 
 
 def peak_mb(pid: int) -> float:
-    """The most resident memory that a process ever had."""
+    """Read the most resident memory that a process ever had."""
     return status_number(Path(f"/proc/{pid}/status").read_text(), "VmHWM") * 1024 / 1e6
 
 
@@ -168,7 +167,7 @@ class Siege:
     """All attacks on one tunnel."""
 
     def __init__(self, siege: Path, up: Tunnel, seconds: float) -> None:
-        """The tunnel is up and at rest."""
+        """Besiege a tunnel that is up and at rest."""
         self._siege = siege
         self._up = up
         self._seconds = seconds
@@ -176,7 +175,7 @@ class Siege:
         self._responder_key = up.b.run("wg", "show", up.b.interface, "public-key").strip()
 
     def measure(self, number: int, attack: Attack) -> Sample:
-        """One attack; TCP goes on while the flood changes its port."""
+        """Measure one attack; TCP goes on while the flood changes its port."""
         ports = UNUSED_PORT, PORT
         gbit_s: dict[int, list[float]] = {port: [] for port in ports}
         with self._messages(attack) as messages:
@@ -196,7 +195,7 @@ class Siege:
 
     @contextlib.contextmanager
     def _messages(self, attack: Attack) -> Iterator[str]:
-        """The name of a file with them."""
+        """Write them to a file; gives its name."""
         key = b64decode(self._responder_key)
         with tempfile.NamedTemporaryFile(prefix="wgpy-siege-") as file:
             file.write(initiations(key, valid_mac1=attack.valid_mac1))
@@ -260,7 +259,7 @@ class Row:
         return [name for name, is_reached in reached.items() if not is_reached]
 
     def markdown(self) -> str:
-        """One line of the table."""
+        """Write one line of the table."""
         ratio = f"{self.ratio:.0%} (goal {self.attack.ratio:.0%})"
         newcomer = f"{self.newcomer_s:.2f} (goal {self.attack.newcomer_s:g})"
         peak = f"{self.peak_mb:.0f} (goal {MEMORY_MB})"
@@ -277,7 +276,7 @@ HEADER = (
 
 
 def rows(samples: Sequence[Sample]) -> list[Row]:
-    """By attack, then by implementation."""
+    """Make them by attack, then by implementation."""
     names = list(dict.fromkeys(sample.implementation for sample in samples))
     found = (
         Row(name, attack, tuple(s for s in samples if (s.implementation, s.attack) == key))
@@ -289,7 +288,7 @@ def rows(samples: Sequence[Sample]) -> list[Row]:
 
 
 def measure(rounds: int, seconds: float, measured: Sequence[Implementation]) -> list[Sample]:
-    """Everything.  LabError: something did not work."""
+    """Measure everything.  LabError: something did not work."""
     samples = []
     with program() as siege, cable() as (a, b):
         add_sources(a, b)
@@ -304,7 +303,7 @@ def measure(rounds: int, seconds: float, measured: Sequence[Implementation]) -> 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command `scripts/flood`; 1 if wgpy misses a goal."""
+    """Run the command `scripts/flood`; 1 if wgpy misses a goal."""
     parser = argparse.ArgumentParser(prog="scripts/flood", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="default 3")
     parser.add_argument(

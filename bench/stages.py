@@ -39,7 +39,7 @@ class Stage:
 
 @contextmanager
 def program() -> Iterator[Path]:
-    """The compiled benchmark, as long as the context lasts.  CalledProcessError: it won't build."""
+    """Compile the benchmark, while the context lasts.  CalledProcessError: it won't build."""
     from wgpy.dataplane.build import compiler, flags, has_ipsec_mb  # works in a checkout only
 
     sources = [p for p in sorted((ROOT / "wgpy/dataplane").glob("*.c")) if p.stem != "_core"]
@@ -59,7 +59,7 @@ def program() -> Iterator[Path]:
 
 
 def measure(path: Path, aead: str = FASTEST, names: Sequence[str] = STAGES) -> list[Stage]:
-    """What the stages take.  CalledProcessError: no such AEAD here."""
+    """Measure what the stages take.  CalledProcessError: no such AEAD here."""
     done = subprocess.run(
         [path, aead, str(ROUNDS), *names],
         stdout=subprocess.PIPE,
@@ -71,13 +71,13 @@ def measure(path: Path, aead: str = FASTEST, names: Sequence[str] = STAGES) -> l
 
 
 def parse(line: str) -> Stage:
-    """One line that stages.c printed."""
+    """Read one line that stages.c printed."""
     name, _packets, least, median = line.split()
     return Stage(name, float(least), float(median))
 
 
 def count(path: Path, aead: str, name: str) -> float:
-    """Instructions per packet, by callgrind."""
+    """Count instructions per packet, by callgrind."""
     done = subprocess.run(
         [
             *("valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"),
@@ -92,7 +92,7 @@ def count(path: Path, aead: str, name: str) -> float:
 
 
 def collected(log: str) -> int:
-    """The number of instructions in callgrind's closing words.  ValueError: there is none."""
+    """Read the number of instructions in callgrind's closing words.  ValueError: there is none."""
     match = re.search(r"Collected : (\d+)", log)
     if match is None or match[1] == "0":
         raise ValueError("callgrind counted nothing")
@@ -100,7 +100,7 @@ def collected(log: str) -> int:
 
 
 def table(stages: Sequence[Stage]) -> str:
-    """For the terminal."""
+    """Write it for the terminal."""
     lines = [f"{'stage':12}{'ns least':>10}{'median':>10}{'instructions':>14}  per packet"]
     for stage in stages:
         instructions = "" if stage.instructions is None else f"{stage.instructions:.1f}"
@@ -111,7 +111,7 @@ def table(stages: Sequence[Stage]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command `scripts/bench-stages`."""
+    """Run the command `scripts/bench-stages`."""
     parser = argparse.ArgumentParser(prog="scripts/bench-stages", description=__doc__)
     parser.add_argument("--instructions", action="store_true", help="count them, with callgrind")
     parser.add_argument("--aead", default=FASTEST, help="a backend's name (default: the fastest)")

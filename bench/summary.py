@@ -46,7 +46,7 @@ HEADLINES = tuple(line for line in LINES if line.headline)
 
 
 def summary(results: Results, peers: Sequence[str], lines: Sequence[Line] = LINES) -> str:
-    """Every line that has a figure; wgpy's as multiples of each peer's stand at the end."""
+    """Write every line that has a figure; wgpy's as multiples of each peer's stand at the end."""
     rows = []
     for line in lines:
         cells = [_figures(results, name, line) for name in (WGPY, *peers)]
@@ -69,6 +69,6 @@ def _ratios(results: Results, peer: str, line: Line) -> str:
 
 
 def _joined(cells: Iterable[str]) -> str:
-    """With commas; what is missing altogether is missing once."""
+    """Join with commas; what is missing altogether is missing once."""
     texts = list(cells)
     return MISSING if set(texts) == {MISSING} else ", ".join(texts)

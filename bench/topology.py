@@ -48,16 +48,16 @@ class Namespace:
         return f"{PREFIX}-{os.getpid()}-{self.name}"
 
     def argv(self, *command: str) -> list[str]:
-        """What runs a command here, under its own pid, and not longer than we live."""
+        """Tell what runs a command here, under its own pid, and not longer than we live."""
         inside = ["ip", "netns", "exec", self.namespace, *command]
         return ["setpriv", "--pdeathsig", "KILL", *inside]
 
     def run(self, *command: str, stdin: str = "", timeout_s: float = 30.0) -> str:
-        """Runs a command here; see run()."""
+        """Run a command here; see run()."""
         return run(self.argv(*command), stdin, timeout_s)
 
     def ip(self, *arguments: str) -> str:
-        """Runs ip here."""
+        """Run ip here."""
         return run(["ip", "-n", self.namespace, *arguments])
 
     @contextlib.contextmanager
@@ -67,7 +67,7 @@ class Namespace:
         output: IO[str] | int = subprocess.PIPE,
         environment: Mapping[str, str] | None = None,
     ) -> Iterator[subprocess.Popen[str]]:
-        """A process here that ends with the context.  Its pid is the command's."""
+        """Run a process here that ends with the context.  Its pid is the command's."""
         process = subprocess.Popen(
             self.argv(*command),
             stdin=subprocess.DEVNULL,
@@ -86,7 +86,7 @@ class Namespace:
 
     @contextlib.contextmanager
     def with_chain(self, chain: str) -> Iterator[None]:
-        """A chain of nftables, in a table of its own, while it lasts."""
+        """Have a chain of nftables, in a table of its own, while the context lasts."""
         table = f"table inet bench {{ chain bench {{ {chain}\n}}\n}}\n"
         self.run("nft", "-f", "-", stdin=table)
         try:
@@ -96,7 +96,7 @@ class Namespace:
 
     @contextlib.contextmanager
     def made(self) -> Iterator[None]:
-        """It is there, with a loopback, while it lasts."""
+        """Make it, with a loopback, for as long as the context lasts."""
         with contextlib.ExitStack() as stack:
             stack.callback(self._delete)
             run(["ip", "netns", "add", self.namespace])
@@ -109,7 +109,7 @@ class Namespace:
 
     @contextlib.contextmanager
     def joined(self, other: "Namespace", link: str) -> Iterator[None]:
-        """Both have an end of a cable, down and of this name, while it lasts."""
+        """Give both an end of a cable, down and of this name, while the context lasts."""
         veth = ["type", "veth", "peer", "name", link, "netns", other.namespace]
         self.ip("link", "add", "name", link, *veth)
         try:
@@ -162,7 +162,7 @@ class Host(Namespace):
         return SOCKETS / f"{self.interface}.sock"
 
     def counters(self) -> Counters:
-        """The tunnel's."""
+        """Read the tunnel's."""
         link = json.loads(self.ip("-j", "-s", "link", "show", "dev", self.interface))[0]
         received = link["stats64"]["rx"]
         return Counters(received["packets"], received["bytes"])
@@ -173,7 +173,7 @@ NESTED = Host("a", 1, depth=1), Host("b", 2, depth=1)  # a tunnel through the tu
 
 
 def remove_stale() -> None:
-    """What runs left that were killed: namespaces and sockets named after a pid that is no more."""
+    """Remove what killed runs left: namespaces and sockets named after a pid that is no more."""
     for path in (*NAMESPACES.glob(f"{PREFIX}-*"), *SOCKETS.glob("wgb*.sock")):
         match = re.fullmatch(rf"{PREFIX}-(\d+)-[a-z-]+|wgb(\d+)[ab]\d?\.sock", path.name)
         if match is None or Path("/proc", match[1] or match[2]).exists():
@@ -186,7 +186,7 @@ def remove_stale() -> None:
 
 @contextlib.contextmanager
 def cable() -> Iterator[tuple[Host, Host]]:
-    """The two hosts, joined."""
+    """Make the two hosts and join them."""
     remove_stale()
     a, b = HOSTS
     with contextlib.ExitStack() as stack:
@@ -216,18 +216,18 @@ class Tunnel:
         return self.a, self.b
 
     def check(self) -> None:
-        """LabError: a packet doesn't come through."""
+        """Ping.  LabError: a packet doesn't come through."""
         self.a.run("ping", "-n", "-q", "-c", "3", "-i", "0.2", "-w", "10", self.b.inner4)
 
     @contextlib.contextmanager
     def idle_peers(self, count: int = IDLE_PEERS) -> Iterator[None]:
-        """Both ends know so many peers more, without endpoints, while it lasts."""
+        """Let both ends know so many peers more, without endpoints, while the context lasts."""
         with self.with_more({host.name: idle_peers(count) for host in self.hosts}):
             yield
 
     @contextlib.contextmanager
     def with_more(self, settings: Mapping[str, str]) -> Iterator[None]:
-        """Each host, by its name, has these besides its own, while it lasts.
+        """Give each host, by its name, these besides its own, while the context lasts.
 
         They may begin with more lines about the peer.
         """
@@ -244,19 +244,19 @@ class Tunnel:
         host.run("wg", "syncconf", host.interface, "/dev/stdin", stdin=settings)
 
     def sent_bytes(self) -> int:
-        """UDP payload of all WireGuard messages that a sent to b."""
+        """Count the UDP payload of all WireGuard messages that a sent to b."""
         return int(self.a.run("wg", "show", self.a.interface, "transfer").split()[2])
 
     @contextlib.contextmanager
     def one_way(self) -> Iterator[None]:
-        """B loses whatever a sends, before it reaches the daemon."""
+        """Lose whatever a sends, before it reaches the daemon of b."""
         chain = f"type filter hook prerouting priority raw; udp dport {PORT} drop;"
         with self.b.with_chain(chain):
             yield
 
 
 def idle_peers(count: int) -> str:
-    """Settings of so many peers with random keys and an address each."""
+    """Write settings of so many peers with random keys and an address each."""
     sections = []
     for i in range(count):
         key = random_key()
@@ -265,7 +265,7 @@ def idle_peers(count: int) -> str:
 
 
 def settings_of(private_key: str, peer: Host, peer_public_key: str) -> str:
-    """For `wg setconf`."""
+    """Write them for `wg setconf`."""
     return (
         f"[Interface]\nPrivateKey = {private_key}\nListenPort = {peer.port}\n"
         f"[Peer]\nPublicKey = {peer_public_key}\nEndpoint = {peer.outer}:{peer.port}\n"
@@ -277,7 +277,7 @@ def settings_of(private_key: str, peer: Host, peer_public_key: str) -> str:
 def tunnel(
     implementation: Implementation, pin_daemons: bool = False, hosts: tuple[Host, Host] = HOSTS
 ) -> Iterator[Tunnel]:
-    """Starts both ends, and ends them.  pin_daemons: that of a on core 0, that of b on core 1."""
+    """Start both ends, and end them.  pin_daemons: that of a on core 0, that of b on core 1."""
     a, b = hosts
     private = {host.name: run(["wg", "genkey"]).strip() for host in hosts}
     public = {name: run(["wg", "pubkey"], key).strip() for name, key in private.items()}
@@ -298,14 +298,14 @@ def tunnel(
 
 
 def _listens(path: Path) -> bool:
-    """Whether wg can talk to it; the file is there a moment earlier."""
+    """Tell whether wg can talk to it; the file is there a moment earlier."""
     with socket.socket(socket.AF_UNIX) as client:
         return client.connect_ex(os.fspath(path)) == 0
 
 
 @contextlib.contextmanager
 def _daemon(host: Host, implementation: Implementation) -> Iterator[int]:
-    """Its pid, as soon as wg can talk to it."""
+    """Run it; gives its pid as soon as wg can talk to it."""
     with contextlib.ExitStack() as stack:
         log = stack.enter_context(tempfile.TemporaryFile("w+"))
         stack.callback(host.socket.unlink, missing_ok=True)
@@ -326,7 +326,7 @@ def _daemon(host: Host, implementation: Implementation) -> Iterator[int]:
 
 
 def _configure(host: Host, settings: str) -> None:
-    """What wg-quick does."""
+    """Do what wg-quick does."""
     interface = host.interface
     host.run("wg", "setconf", interface, "/dev/stdin", stdin=settings)
     host.ip("address", "add", f"{host.inner4}/24", "dev", interface)
@@ -335,6 +335,6 @@ def _configure(host: Host, settings: str) -> None:
 
 
 def _delete_interface(host: Host) -> None:
-    """A daemon's goes away with it, and is gone already."""
+    """Delete it if it is there: a daemon's goes away with the daemon."""
     with contextlib.suppress(LabError):
         host.ip("link", "delete", host.interface)

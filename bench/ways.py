@@ -26,7 +26,7 @@ class Ends:
     tunnels: tuple[Tunnel, ...]
 
     def check(self) -> None:
-        """LabError: a packet doesn't come through."""
+        """Ping.  LabError: a packet doesn't come through."""
         for address in (self.address4, self.address6):
             self.client.run("ping", "-n", "-q", "-c", "1", "-w", "10", address)
 
@@ -59,7 +59,7 @@ class LanHost(Namespace):
 
     @contextlib.contextmanager
     def attached(self) -> Iterator[None]:
-        """It is there, and reaches all others by its gateway, while it lasts."""
+        """Make it for as long as the context lasts; it reaches all others by its gateway."""
         prefix4, prefix6 = self.prefixes
         with self.made(), self.gateway.joined(self, LAN):
             for machine, number in ((self.gateway, 1), (self, 2)):
@@ -74,13 +74,13 @@ class LanHost(Namespace):
 
 @contextlib.contextmanager
 def direct(up: Tunnel) -> Iterator[Ends]:
-    """The hosts themselves talk."""
+    """Let the hosts themselves talk."""
     yield Ends(up.a, up.b, up.b.inner4, up.b.inner6, (up,))
 
 
 @contextlib.contextmanager
 def forwarded(up: Tunnel) -> Iterator[Ends]:
-    """The hosts are gateways: one behind the one talks to one behind the other."""
+    """Make the hosts gateways: one behind the one talks to one behind the other."""
     lans = [LanHost(f"{host.name}-{LAN}", host) for host in up.hosts]
     with contextlib.ExitStack() as stack:
         for lan in lans:
@@ -99,7 +99,7 @@ def forwarded(up: Tunnel) -> Iterator[Ends]:
 
 @contextlib.contextmanager
 def masqueraded(up: Tunnel) -> Iterator[Ends]:
-    """The same, but the client is seen as its gateway."""
+    """Do the same, but let the client be seen as its gateway."""
     rule = f"oifname {up.a.interface} masquerade"
     chain = f"type nat hook postrouting priority srcnat; {rule};"
     with forwarded(up) as ends, up.a.with_chain(chain):
@@ -108,14 +108,14 @@ def masqueraded(up: Tunnel) -> Iterator[Ends]:
 
 @contextlib.contextmanager
 def nested(up: Tunnel) -> Iterator[Ends]:
-    """The hosts talk through a second tunnel of the same implementation, and that through `up`."""
+    """Let the hosts talk through a second tunnel of the same program, and that through `up`."""
     with tunnel(up.implementation, up.has_pins, NESTED) as inner:
         yield Ends(inner.a, inner.b, inner.b.inner4, inner.b.inner6, (up, inner))
 
 
 @contextlib.contextmanager
 def _forwarding(gateway: Host) -> Iterator[None]:
-    """The gateway forwards while it lasts."""
+    """Let the gateway forward while the context lasts."""
     gateway.run("tee", *SWITCHES, stdin="1\n")
     try:
         yield
@@ -125,7 +125,7 @@ def _forwarding(gateway: Host) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _routed(host: Host, network: str) -> Iterator[None]:
-    """What is for the network goes into the tunnel."""
+    """Send what is for the network into the tunnel."""
     host.ip("route", "add", network, "dev", host.interface)
     try:
         yield
