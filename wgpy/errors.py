@@ -17,7 +17,6 @@ class ConfigError(WgpyError):
     """
 
     def __init__(self, errno: int, reason: str, line: str | None = None) -> None:
-        """Take what the reply and the log need."""
         super().__init__(reason)
         self.errno = errno
         self.reason = reason

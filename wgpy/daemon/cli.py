@@ -61,7 +61,7 @@ class _Version(argparse.Action):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The `wgpy` command; returns the exit status.  Raises SystemExit on a wrong call."""
+    """Run the `wgpy` command; returns the exit status.  Raises SystemExit on a wrong call."""
     try:
         _open_standard_streams()
     except OSError as error:
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _open_standard_streams() -> None:
-    """Opens what the caller closed of descriptors 0 to 2: nothing of ours may get these numbers.
+    """Open what the caller closed of descriptors 0 to 2: nothing of ours may get these numbers.
 
     Raises OSError.
     """
@@ -92,7 +92,7 @@ def _open_standard_streams() -> None:
 
 
 def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Options:
-    """What to do.  Raises SystemExit after help, version, or one line about what is wrong."""
+    """Tell what to do.  Raises SystemExit after help, version, or one line about what is wrong."""
     parser = _Parser(
         prog="wgpy",
         description="Userspace WireGuard: makes INTERFACE, to be configured with wg or wg-quick.",

@@ -257,7 +257,7 @@ class Syslog:
     """The system's log daemon: see syslog(3).  It may go and come again."""
 
     def __init__(self, path: Path) -> None:
-        """Raises OSError if nobody listens there."""
+        """Connect to the socket at this path.  Raises OSError if nobody listens there."""
         self._path = path
         self._socket: socket.socket | None = None
         with self._connect(blocking=False):
@@ -285,7 +285,7 @@ class Syslog:
         return b"\0" if self._socket.type == socket.SOCK_STREAM else b""
 
     def _connect(self, *, blocking: bool) -> socket.socket:
-        """Of either type; one whose queue is full counts as connected if we do not wait."""
+        """Connect to a socket of either type; if not to wait, one with a full queue counts too."""
         for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
             with contextlib.ExitStack() as stack:
                 sock = stack.enter_context(socket.socket(socket.AF_UNIX, kind))
@@ -303,7 +303,7 @@ class LogFile:
     """A file that is opened for each line, so that it may be removed, and never grows large."""
 
     def __init__(self, path: Path) -> None:
-        """Raises OSError if the file cannot be written, or if others could write it too."""
+        """Open the file.  OSError: it cannot be written, or others could write it too."""
         self._path = path
         os.close(self._open())
 
@@ -318,7 +318,7 @@ class LogFile:
             os.close(fd)
 
     def _open(self) -> int:
-        """The directory may be one that others can write: what they put there is not taken."""
+        """Open it, but not what others put into a directory that they can write."""
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
         fd = os.open(self._path, flags, 0o600)
         status = os.fstat(fd)

@@ -16,7 +16,7 @@ class Notifier:
     """Tells the service manager how far we are, if there is one, and does not wait for it."""
 
     def __init__(self, address: str | None) -> None:
-        """`address` is the value of NOTIFY_SOCKET: a path, or an abstract name after an `@`."""
+        """Take the value of NOTIFY_SOCKET: a path, or an abstract name after an `@`."""
         self._address = address
         self._courier: Courier[str] = Courier(self._send, MESSAGES_MAX)
         self._started = False
@@ -42,7 +42,7 @@ class Notifier:
         self._courier.put(state)
 
     def _send(self, states: Sequence[str], _lost: int) -> None:
-        """Nobody who listens is no reason to fail."""
+        """Send it; nobody who listens is no reason to fail."""
         assert self._address is not None, "else there is nothing to send"
         name = "\0" + self._address[1:] if self._address.startswith("@") else self._address
         try:

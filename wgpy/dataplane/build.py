@@ -44,7 +44,7 @@ CORE_PREAMBLE = """
 
 
 def cdef(header: str) -> str:
-    """The declarations of api.h without the preprocessor lines that cffi cannot read."""
+    """Give the declarations of api.h without the preprocessor lines that cffi cannot read."""
     kept = []
     for line in header.splitlines():
         if re.match(r"\s*#\s*define\s+\w+\s+[0-9]", line) or not line.lstrip().startswith("#"):
@@ -53,12 +53,12 @@ def cdef(header: str) -> str:
 
 
 def compiler() -> list[str]:
-    """The command that compiles C, as setuptools chooses it."""
+    """Give the command that compiles C, as setuptools chooses it."""
     return shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
 
 
 def builds(program: str, *arguments: str) -> bool:
-    """Whether the program compiles and links; FileNotFoundError without a compiler."""
+    """Tell whether the program compiles and links; FileNotFoundError without a compiler."""
     with tempfile.TemporaryDirectory() as directory:
         source = Path(directory, "probe.c")
         source.write_text(program)
@@ -67,13 +67,13 @@ def builds(program: str, *arguments: str) -> bool:
 
 
 def require(program: str, otherwise: str, *arguments: str) -> None:
-    """Ends the build with a sentence when the program does not build."""
+    """End the build with a sentence when the program does not build."""
     if not builds(program, *arguments):
         raise SystemExit(f"wgpy cannot be built: {otherwise}.")
 
 
 def require_tools() -> None:
-    """Ends the build with a sentence that names the Debian package of the first thing missing."""
+    """End the build with a sentence that names the Debian package of the first thing missing."""
     try:
         require(
             "#include <sys/socket.h>\nint main(void) { return 0; }",
@@ -99,7 +99,7 @@ def require_tools() -> None:
 
 
 def has_ipsec_mb() -> bool:
-    """Whether the faster AEAD library, Debian's libipsec-mb-dev, is there to be used."""
+    """Tell whether the faster AEAD library, Debian's libipsec-mb-dev, is there to be used."""
     return platform.machine() == "x86_64" and builds(
         "#include <intel-ipsec-mb.h>\n"
         "int main(void) { IMB_MGR *manager = alloc_mb_mgr(0); IMB_ARCH arch;\n"
@@ -109,7 +109,7 @@ def has_ipsec_mb() -> bool:
 
 
 def flags() -> tuple[list[str], list[str]]:
-    """Compiler and linker flags."""
+    """Return compiler and linker flags."""
     compile_args = C_FLAGS + WARNINGS
     if os.environ.get("WGPY_WERROR") == "1":
         compile_args = [*compile_args, "-Werror"]
@@ -121,7 +121,7 @@ def flags() -> tuple[list[str], list[str]]:
 
 
 def builder() -> FFI:
-    """The cffi builder that setuptools and `python -m wgpy.dataplane.build` run."""
+    """Make the cffi builder that setuptools and `python -m wgpy.dataplane.build` run."""
     require_tools()
     ipsec_mb = has_ipsec_mb()
     compile_args, link_args = flags()

@@ -284,7 +284,7 @@ class Plane:
         _checked(lib.wg_device_set_cookie_key(self._device, c_key))
 
     def counters(self) -> dict[str, int]:
-        """All of wg_counters in api.h, by field name."""
+        """Return all of wg_counters in api.h, by field name."""
         counters = ffi.new("wg_counters *")
         lib.wg_device_counters(self._device, counters)
         return {name: getattr(counters, name) for name, _ in ffi.typeof("wg_counters").fields}

@@ -26,11 +26,10 @@ class Timer:
     __slots__ = ("callback",)
 
     def __init__(self, callback: Callable[[], None]) -> None:
-        """Nothing has happened yet."""
         self.callback: Callable[[], None] | None = callback  # None: called or cancelled
 
     def cancel(self) -> None:
-        """Does not call.  Nothing happens if it has been called or cancelled."""
+        """Do not call.  Nothing happens if it has been called or cancelled."""
         self.callback = None
 
 
@@ -41,7 +40,7 @@ class BoottimeScheduler:
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Begins to watch the clock.  Raises OSError."""
+        """Begin to watch the clock.  Raises OSError."""
         self._loop = loop
         # Cancelled ones stay in here: call_at sees to it that they do not become many.
         self._waiting: list[tuple[int, int, Timer]] = []  # heap: when_ns, number, timer
@@ -52,7 +51,7 @@ class BoottimeScheduler:
         loop.add_reader(self._fd, self._expire)
 
     def close(self) -> None:
-        """Calls nobody any more, and takes no calls."""
+        """Call nobody any more, and take no calls."""
         self._loop.remove_reader(self._fd)
         os.close(self._fd)
         self._fd = -1
@@ -60,7 +59,7 @@ class BoottimeScheduler:
         self._waiting.clear()
 
     def call_at(self, when_ns: int, callback: Callable[[], None]) -> Timer:
-        """Calls back at when_ns or just after, at the next turn of the loop if that is past.
+        """Call back at when_ns or just after, at the next turn of the loop if that is past.
 
         Of very many that are due at once, most wait for later turns.  What the callback raises
         goes to the loop's exception handler.  Raises OSError after close().
@@ -75,13 +74,13 @@ class BoottimeScheduler:
         return timer
 
     def _throw_out_cancelled(self) -> None:
-        """At most half of what is then allowed to wait is waiting, so this is seldom."""
+        """Make room: at most half of what may then wait is waiting, so this is seldom."""
         self._waiting = [entry for entry in self._waiting if entry[2].callback is not None]
         heapify(self._waiting)
         self._crowd = max(FEW, 2 * len(self._waiting))
 
     def _expire(self) -> None:
-        """The timerfd is readable.  What callbacks schedule is for the next turn, however early.
+        """Call what is due.  What callbacks schedule is for the next turn, however early.
 
         So is what is too much for this one: the timerfd is set to the past then.
         """
@@ -116,6 +115,6 @@ class BoottimeScheduler:
         self._arm(self._waiting[0][0] if self._waiting else None)
 
     def _arm(self, when_ns: int | None) -> None:
-        """Sets the timerfd; None is never.  It is not readable any more, unless when_ns is past."""
+        """Set the timerfd; None is never.  It is not readable any more, unless when_ns is past."""
         arm_timer(self._fd, when_ns)
         self._armed_ns = when_ns

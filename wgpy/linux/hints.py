@@ -39,7 +39,7 @@ class Hints:
         self._socket.close()
 
     def fileno(self) -> int:
-        """The descriptor that is readable when there are hints."""
+        """Give the descriptor that is readable when there are hints."""
         return self._socket.fileno()
 
     async def wait(self) -> None:

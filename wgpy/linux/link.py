@@ -48,7 +48,7 @@ class Link:
     """The interface behind a TUN descriptor; the descriptor stays the caller's."""
 
     def __init__(self, tun_fd: int) -> None:
-        """Begins to listen.  Raises OSError."""
+        """Begin to listen.  Raises OSError."""
         self._tun_fd = tun_fd
         with contextlib.ExitStack() as stack:
             hints = Hints(RTNLGRP_LINK, all_namespaces=True)
@@ -60,7 +60,7 @@ class Link:
         self._deletion_wakes = False
 
     def close(self) -> None:
-        """Listens no more."""
+        """Listen no more."""
         self._stack.close()
 
     @property
@@ -81,7 +81,7 @@ class Link:
             return 0
 
     async def set(self, **attributes: int) -> None:
-        """Sets attributes: IFLA_* of if_link.h, in lower case.  Raises OSError."""
+        """Set attributes: IFLA_* of if_link.h, in lower case.  Raises OSError."""
         await self._request("set", **attributes)
 
     async def has_packet_information(self) -> bool:
@@ -98,7 +98,7 @@ class Link:
         on_down: Callable[[], None],
         on_mtu: Callable[[int], None],
     ) -> NoReturn:
-        """Reports the state now (on_mtu, then on_up if it is up), and then every change.
+        """Report the state now (on_mtu, then on_up if it is up), and then every change.
 
         Ends with LinkDeletedError.
         """
@@ -132,7 +132,7 @@ class Link:
                 raise OSError(error.code, os.strerror(error.code)) from error
 
     async def _read(self) -> tuple[LinkState, bool]:
-        """The state, and whether the interface is where we live."""
+        """Read the state, and whether the interface is where we live."""
         async with AsyncIPRoute(groups=0) as netlink:
             address = await self._address(netlink)
             (message,) = await netlink.link("get", **address)
@@ -140,7 +140,7 @@ class Link:
         return state, "if_netnsid" not in address
 
     def _let_deletion_wake(self, wanted: bool) -> None:
-        """Watches the TUN itself, because a dying namespace deletes its interfaces without a hint.
+        """Watch the TUN itself, because a dying namespace deletes its interfaces without a hint.
 
         An edge-triggered poll also wakes for every packet, so it is set only while the interface is
         down; while it is up the data threads notice.
@@ -152,7 +152,7 @@ class Link:
         self._deletion_wakes = wanted
 
     async def _address(self, netlink: AsyncIPRoute) -> dict[str, Any]:
-        """What names our interface in a request: the name and, unless it is ours, the namespace."""
+        """Name our interface in a request: the name and, unless it is ours, the namespace."""
         name = {"ifname": self.name}
         with self._namespace() as elsewhere:
             if elsewhere is None:
@@ -163,7 +163,7 @@ class Link:
 
     @contextlib.contextmanager
     def _namespace(self) -> Iterator[int | None]:
-        """A descriptor of the namespace that the interface is in, None if it is ours."""
+        """Open a descriptor of the namespace that the interface is in, None if it is ours."""
         if self._home is None:
             yield None
             return
@@ -179,7 +179,7 @@ class Link:
 
 
 def _namespace_of(netlink: Hints) -> int | None:
-    """What tells the namespace of a socket from others; None where one may not know."""
+    """Tell the namespace of a socket from others; None where one may not know."""
     try:
         namespace = fcntl.ioctl(netlink.fileno(), SIOCGSKNS)
     except OSError:

@@ -121,7 +121,7 @@ class RouteWatch:
         return holds
 
     async def _way_out(self, netlink: AsyncIPRoute, to: Endpoint, **source: str) -> int | None:
-        """By which interface the kernel sends, None if it cannot; src: from this address."""
+        """Ask by which interface the kernel sends, None if it cannot; src: from this address."""
         try:
             (route,) = await netlink.route(
                 "get",

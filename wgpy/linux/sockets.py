@@ -56,19 +56,19 @@ class BoundSockets:
     __slots__ = ("_sockets", "fds", "features", "port")
 
     def __init__(self, pairs: Sequence[Pair], features: Feature) -> None:
-        """Takes over bound sockets, one pair at least."""
+        """Take over bound sockets, one pair at least."""
         self._sockets = _present(pairs)
         self.features = features
         self.port: int = self._sockets[0].getsockname()[1]
         self.fds = tuple((_descriptor(udp4), _descriptor(udp6)) for udp4, udp6 in pairs)
 
     def set_fwmark(self, fwmark: int) -> None:
-        """Marks outgoing packets; 0 for none.  Raises OSError."""
+        """Mark outgoing packets; 0 for none.  Raises OSError."""
         for udp in self._sockets:
             udp.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, struct.pack("=I", fwmark))
 
     def close(self) -> None:
-        """Frees the port."""
+        """Free the port."""
         for udp in self._sockets:
             udp.close()
 
@@ -76,7 +76,7 @@ class BoundSockets:
 def open_sockets(
     port: int, fwmark: int, *, workers: int = 1, gso: bool = True, gro: bool = True
 ) -> BoundSockets:
-    """Binds both families to the port, or to a random one when it is 0, for so many workers.
+    """Bind both families to the port, or to a random one when it is 0, for so many workers.
 
     gso and gro switch off UDP_SEGMENT and UDP_GRO.  A family that the host lacks is left out.
     Raises OSError: EADDRINUSE, or EAFNOSUPPORT when the host has neither.
@@ -127,7 +127,7 @@ def _bind_pair(port: int) -> Pair:
 
 
 def _bind_beside(first: Pair) -> Pair:
-    """One more of each family on its port; from now on others of this user could join them."""
+    """Bind one more of each family on its port; from now on others of this user could join them."""
     pair: list[socket.socket | None] = []
     try:
         for udp in first:
@@ -145,7 +145,7 @@ def _join(udp: socket.socket) -> socket.socket | None:
 
 
 def _bind(family: socket.AddressFamily, port: int, *, share: bool = False) -> socket.socket | None:
-    """A configured socket bound to any address, or None when the host lacks the family."""
+    """Bind a configured socket to any address; None when the host lacks the family."""
     with contextlib.ExitStack() as stack:
         try:
             udp = stack.enter_context(socket.socket(family, socket.SOCK_DGRAM))
@@ -162,7 +162,7 @@ def _bind(family: socket.AddressFamily, port: int, *, share: bool = False) -> so
 
 
 def _configure(udp: socket.socket) -> None:
-    """Local address and TOS with each datagram, deep buffers, and fragments, not black holes.
+    """Have local address and TOS with each datagram, deep buffers, and fragments, not black holes.
 
     The kernel module lets the outer packet be fragmented (it never sets DF); so do we.
     """
@@ -206,7 +206,7 @@ def _can_segment(udp: socket.socket) -> bool:
 
 
 def _receives_coalesced(udp: socket.socket) -> bool:
-    """Switches UDP_GRO on, where it can be trusted."""
+    """Switch UDP_GRO on, where it can be trusted."""
     version = tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2])
     if version < GRO_FROM_LINUX:
         return False

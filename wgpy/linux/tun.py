@@ -44,13 +44,13 @@ class Tun:
     features: Feature
 
     def close(self) -> None:
-        """Closes the queues, which deletes an interface that was made for them."""
+        """Close the queues, which deletes an interface that was made for them."""
         for fd in self.fds:
             os.close(fd)
 
 
 def check_name(name: str) -> None:
-    """Raises ValueError, saying why, for what the kernel does not take as an interface name."""
+    """Raise ValueError, saying why, for what the kernel does not take as an interface name."""
     if not name:
         raise ValueError("the interface name is empty")
     if len(os.fsencode(name)) > NAME_MAX:
@@ -60,7 +60,7 @@ def check_name(name: str) -> None:
 
 
 def open_tun(name: str, *, queues: int = 1, vnet_hdr: bool = True, offload: bool = True) -> Tun:
-    """Makes the interface, or takes over a persistent TUN that nobody holds.
+    """Make the interface, or take over a persistent TUN that nobody holds.
 
     It has one queue instead of several if it was made without IFF_MULTI_QUEUE before.  vnet_hdr and
     offload switch off the header and the super-packets.  Raises OSError.
@@ -81,7 +81,7 @@ def open_tun(name: str, *, queues: int = 1, vnet_hdr: bool = True, offload: bool
 
 
 def _attach(stack: contextlib.ExitStack, name: str, queues: int, flags: int) -> tuple[int, ...]:
-    """Opens the queues; what the stack closes goes with it."""
+    """Open the queues; what the stack closes goes with it."""
     fds = []
     for _ in range(queues):
         fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -92,7 +92,7 @@ def _attach(stack: contextlib.ExitStack, name: str, queues: int, flags: int) -> 
 
 
 def adopt_tun(fd: int, *, offload: bool = True) -> Tun:
-    """Takes over an open TUN queue.  Raises OSError when it is none.
+    """Take over an open TUN queue.  Raises OSError when it is none.
 
     It must be without packet information (IFF_NO_PI), but it does not tell: in what TUNGETIFF says
     that bit is IFF_NOFILTER.  Netlink knows (Link.has_packet_information).
@@ -106,7 +106,7 @@ def adopt_tun(fd: int, *, offload: bool = True) -> Tun:
 
 
 def interface_name(fd: int) -> str:
-    """The present name of a TUN queue's interface.  Raises OSError (EBADFD) once it is deleted."""
+    """Tell the present name of a TUN queue's interface.  OSError (EBADFD): it is deleted."""
     return _interface(fd)[0]
 
 
@@ -117,7 +117,7 @@ def _interface(fd: int) -> tuple[str, int]:
 
 
 def _set_features(fd: int, vnet_hdr: bool, offload: bool) -> Feature:
-    """Sets what all queues of the interface share, through any of them."""
+    """Set what all queues of the interface share, through any of them."""
     if not vnet_hdr:
         return Feature(0)
     fcntl.ioctl(fd, TUNSETVNETHDRSZ, VNET_HDR_LEN)

@@ -49,7 +49,7 @@ class StaticKey:
         self.public_key = self._private.public_key().public_bytes_raw()
 
     def exchange(self, public_key: bytes) -> bytes:
-        """DH with a public key; BadMessage when it is of low order (an all-zero result)."""
+        """Do DH with a public key; BadMessage when it is of low order (an all-zero result)."""
         return _exchange(self._private, public_key)
 
 

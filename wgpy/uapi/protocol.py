@@ -147,7 +147,6 @@ class SetRequest:
     __slots__ = ("_allowed_ips", "_device", "_peer", "_peers")
 
     def __init__(self) -> None:
-        """Start with a request that changes nothing."""
         self._device: dict[str, Any] = {}
         self._peers: list[PeerChange] = []
         self._peer: dict[str, Any] | None = None  # the section we are in
@@ -257,7 +256,6 @@ class RequestParser:
     """
 
     def __init__(self) -> None:
-        """Start at the beginning of a connection."""
         self._tail = ""  # the line that has not ended yet
         self._open: _OpenRequest | None = None
         self._size = 0  # bytes of the open request so far, give or take a chunk

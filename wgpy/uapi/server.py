@@ -37,7 +37,7 @@ class UapiServer:
         configure: Callable[[DeviceChange], None],
         snapshot: Callable[[], DeviceSnapshot],
     ) -> None:
-        """`configure` applies a change or raises ConfigError, having applied nothing."""
+        """Take both; `configure` applies a change or raises ConfigError, having applied nothing."""
         self._configure = configure
         self._snapshot = snapshot
         self._listener: _Listener | None = None
