@@ -1,7 +1,9 @@
 """Whole devices over fake data planes, a fake clock and a fake network."""
 
 from random import Random
+from typing import TYPE_CHECKING
 
+from changes import DeviceFields, PeerFields
 from fake_plane import FakePeer, FakePlane
 from fakes import Datagram, FakeLoop, FakeNetwork, FakeSockets, S
 
@@ -10,6 +12,9 @@ from wgpy.device import Device
 from wgpy.ports import Feature
 from wgpy.protocol.handshake import Handshake
 from wgpy.protocol.noise import StaticKey
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 EPOCH_NS = 1_700_000_000 * S
 ELSEWHERE = Endpoint(b"\xcb\x00\x71\x07", 7777)
@@ -40,12 +45,12 @@ class Host:
         )
         self.plane.on_readable = self.device.on_events
 
-    def configure(self, *peers: PeerChange, **changes: object) -> None:
-        self.device.configure(DeviceChange(peers=peers, **changes))  # type: ignore[arg-type]
+    def configure(self, *peers: PeerChange, **changes: "Unpack[DeviceFields]") -> None:
+        self.device.configure(DeviceChange(peers=peers, **changes))
 
-    def peer(self, other: "Host", **changes: object) -> None:
+    def peer(self, other: "Host", **changes: "Unpack[PeerFields]") -> None:
         """Configure one peer."""
-        self.configure(PeerChange(other.public_key, **changes))  # type: ignore[arg-type]
+        self.configure(PeerChange(other.public_key, **changes))
 
     def send(self, payload: bytes, slot: int = 0) -> None:
         self.plane.send_payload(slot, payload)

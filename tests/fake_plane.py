@@ -14,7 +14,7 @@ from itertools import count
 from random import Random
 
 from fake_inbox import FakeInbox
-from fakes import WIRE_LEN, Datagram, FakeLoop, FakeNetwork, FakeSockets, S
+from fakes import WIRE_LEN, Clock, Datagram, FakeSockets, Network, S
 
 from wgpy.config import AllowedIP, Endpoint
 from wgpy.dataplane._core import lib
@@ -88,9 +88,7 @@ NO_TRAFFIC = PeerStats(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, None)
 class FakePlane(Plane):
     """The data plane of a host; everything happens at once, in the caller."""
 
-    def __init__(
-        self, loop: FakeLoop, network: FakeNetwork, sockets: FakeSockets, seed: int = 0
-    ) -> None:
+    def __init__(self, loop: Clock, network: Network, sockets: FakeSockets, seed: int = 0) -> None:
         self.event_fd = -1
         self.on_readable: Callable[[], None] = lambda: None
         self.payloads: list[tuple[int, bytes]] = []  # what came out of the tunnel, with the slot

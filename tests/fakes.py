@@ -25,6 +25,17 @@ class FakeHandle:
         self.callback = None
 
 
+class Clock(Protocol):
+    """What FakePlane needs of a loop."""
+
+    @property
+    def now_ns(self) -> int: ...
+
+    def call_soon(self, callback: Callable[[], None]) -> FakeHandle: ...
+
+    def advance(self, seconds: float) -> None: ...
+
+
 class FakeLoop:
     """A clock, and the calls that wait for it.  It starts at an hour past boot."""
 
@@ -80,6 +91,16 @@ class Receiver(Protocol):
     """Takes datagrams: a FakePlane."""
 
     def receive(self, datagram: Datagram) -> None: ...
+
+
+class Network(Protocol):
+    """What FakePlane needs of a network."""
+
+    def attach(self, endpoint: Endpoint, receiver: Receiver) -> None: ...
+
+    def detach(self, endpoint: Endpoint) -> None: ...
+
+    def send(self, datagram: Datagram) -> None: ...
 
 
 class FakeNetwork:

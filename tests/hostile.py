@@ -10,12 +10,13 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from hashlib import blake2s
+from socket import AddressFamily
 from struct import Struct
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
-from noise.connection import Keypair, NoiseConnection  # type: ignore[import-untyped]
+from noise.connection import Keypair, NoiseConnection
 
 INITIATION, RESPONSE, COOKIE_REPLY, TRANSPORT = 1, 2, 3, 4
 LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
@@ -70,14 +71,14 @@ class HostilePeer:
             udp.setblocking(False)
             self.sockets[family] = udp
 
-    def port(self, family: int = socket.AF_INET) -> int:
+    def port(self, family: AddressFamily = socket.AF_INET) -> int:
         number: int = self.sockets[family].getsockname()[1]
         return number
 
-    def send(self, message: bytes, family: int = socket.AF_INET) -> None:
+    def send(self, message: bytes, family: AddressFamily = socket.AF_INET) -> None:
         self.sockets[family].sendto(message, (LOOPBACK[family], self.device_port))
 
-    def receive(self, family: int = socket.AF_INET) -> bytes | None:
+    def receive(self, family: AddressFamily = socket.AF_INET) -> bytes | None:
         """The next datagram, None if there is none yet."""
         try:
             return self.sockets[family].recv(65535)

@@ -12,7 +12,9 @@ from contextlib import ExitStack, closing, suppress
 from functools import partial
 from heapq import heappop, heappush
 from itertools import count
+from typing import TYPE_CHECKING
 
+from changes import DeviceFields
 from fakes import FakeHandle, S
 
 from wgpy.config import DeviceChange, PeerChange, PeerSnapshot
@@ -21,6 +23,9 @@ from wgpy.device import Device
 from wgpy.linux.sockets import open_sockets
 from wgpy.ports import Feature
 from wgpy.protocol.noise import StaticKey
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 PATIENCE_S = 10  # until a test fails
 EPOCH_NS = 1_700_000_000 * S
@@ -95,7 +100,9 @@ class Host:
         self.public_key = StaticKey(self.private_key).public_key
         self.address = bytes([10, 0, 0, number])
         kind = socket.AF_UNIX, socket.SOCK_SEQPACKET
-        lent, self.queues = zip(*(socket.socketpair(*kind) for _ in range(workers)), strict=True)
+        pairs = [socket.socketpair(*kind) for _ in range(workers)]
+        lent = [ours for ours, _ in pairs]
+        self.queues = [theirs for _, theirs in pairs]
         for end in (*lent, *self.queues):
             end.setblocking(False)
             stack.enter_context(closing(end))
@@ -113,8 +120,8 @@ class Host:
         self.received: list[bytes] = []
         loop.add(self.plane, self.device)
 
-    def configure(self, *peers: PeerChange, **changes: object) -> None:
-        self.device.configure(DeviceChange(peers=peers, **changes))  # type: ignore[arg-type]
+    def configure(self, *peers: PeerChange, **changes: "Unpack[DeviceFields]") -> None:
+        self.device.configure(DeviceChange(peers=peers, **changes))
 
     def send(self, other: "Host", payload: bytes, source: bytes = b"") -> None:
         self.tun.send(packet(source or self.address, other.address, payload))

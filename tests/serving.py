@@ -82,6 +82,8 @@ class Client:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
         self.writer = writer
+        assert isinstance(writer.transport, asyncio.Transport)
+        self._transport = writer.transport
 
     async def send(self, data: bytes) -> None:
         self.writer.write(data)
@@ -95,10 +97,10 @@ class Client:
         return await self.reply()
 
     def stop_reading(self) -> None:
-        self.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        self._transport.pause_reading()
 
     def read_again(self) -> None:
-        self.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        self._transport.resume_reading()
 
     async def ended(self) -> bool:
         """Whether the server is done with this connection; waits for it."""

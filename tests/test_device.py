@@ -6,6 +6,7 @@ from dataclasses import replace
 from ipaddress import ip_network
 
 import pytest
+from changes import DeviceFields
 from fake_hosts import ELSEWHERE, Host, World, key
 from fake_plane import FakePlane
 from fakes import FakeLoop, FakeNetwork
@@ -226,9 +227,12 @@ def test_a_fwmark_that_is_not_permitted_is_refused(world: World) -> None:
     assert world.a.snapshot.fwmark == 0
 
 
-@pytest.mark.parametrize("change", [{"fwmark": 5}, {"listen_port": 50000}])
+CHANGES: list[DeviceFields] = [{"fwmark": 5}, {"listen_port": 50000}]
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_port_and_fwmark_changes_forget_source_addresses(
-    world: World, change: dict[str, int]
+    world: World, change: DeviceFields
 ) -> None:
     sticky = replace(world.b.endpoint, source=b"\xc0\x00\x02\x01", source_ifindex=2)
     world.a.plane.set_endpoint(0, sticky)

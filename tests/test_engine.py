@@ -24,9 +24,9 @@ class DyingPlane(Plane):
 
     errno = 0  # of the thread that ended
 
-    def take_events(self, at_most: int) -> Iterator[PendingEvent | MessageEvent]:
+    def take_events(self, limit: int = 64) -> list[PendingEvent | MessageEvent]:
         self.errno = errno.EINVAL
-        return super().take_events(at_most)
+        return super().take_events(limit)
 
     @property
     def failure(self) -> OSError | None:

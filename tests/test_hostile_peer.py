@@ -8,9 +8,11 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from itertools import count
-from typing import TypeVar
+from socket import AddressFamily
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
+from changes import PeerFields
 from hostile import INITIATION, RESPONSE, TRANSPORT, HostilePeer, Link
 from loopback import LOOPBACK, Host, Loop, packet
 
@@ -29,6 +31,9 @@ from wgpy.dataplane.plane import (
     SESSION_PREVIOUS,
     TRANSPORT_OVERHEAD,
 )
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 pytestmark = pytest.mark.threads
 
@@ -60,12 +65,12 @@ class Duel:
         self.configure()
         self._markers = count()
 
-    def configure(self, **changes: object) -> None:
-        usual = {
+    def configure(self, **changes: "Unpack[PeerFields]") -> None:
+        usual: PeerFields = {
             "endpoint": Endpoint(LOOPBACK[4], self.peer.port()),
             "allowed_ips": (AllowedIP(INSIDE, 32),),
         }
-        section = PeerChange(self.peer.public_key, **usual | changes)  # type: ignore[arg-type]
+        section = PeerChange(self.peer.public_key, **(usual | changes))
         self.host.configure(section)
 
     # ---- what the device does ----------------------------------------------------------------
@@ -91,7 +96,7 @@ class Duel:
 
     # ---- what the peer does ------------------------------------------------------------------
 
-    def receive(self, kind: int, family: int = V4) -> bytes:
+    def receive(self, kind: int, family: AddressFamily = V4) -> bytes:
         """The next message of this kind; the device may have had others to send before."""
         got = b""
 
@@ -107,7 +112,7 @@ class Duel:
         """The type of the next message, whatever it is."""
         return self._arrival(lambda: self.peer.sockets[V4].recv(65535))[0]
 
-    def receive_marked(self, family: int) -> tuple[bytes, int]:
+    def receive_marked(self, family: AddressFamily) -> tuple[bytes, int]:
         """The next message and its DSCP and ECN, for which the socket was told to ask."""
         message, ancillary, _, _ = self._arrival(
             lambda: self.peer.sockets[family].recvmsg(65535, socket.CMSG_SPACE(4))
@@ -154,7 +159,7 @@ class Duel:
         self.loop.until(lambda: not self.host.stats.sessions & SESSION_NEXT)
         return link
 
-    def deliver(self, link: Link, message: bytes | None = None, family: int = V4) -> None:
+    def deliver(self, link: Link, message: bytes | None = None, family: AddressFamily = V4) -> None:
         """Send payload, or the message that carries it, and see it come out of the tunnel."""
         payload = b"genuine %d" % next(self._markers)
         before = len(self.host.read())
@@ -162,7 +167,7 @@ class Duel:
         self.loop.until(lambda: len(self.host.read()) > before)
         assert len(self.host.received) == before + 1
 
-    def hear(self, link: Link, payload: bytes, family: int = V4) -> None:
+    def hear(self, link: Link, payload: bytes, family: AddressFamily = V4) -> None:
         """The device sends payload under this session."""
         self.send(payload)
         opened = link.open(self.receive(TRANSPORT, family))
@@ -535,7 +540,7 @@ MARKS = {
 
 
 @pytest.mark.parametrize("family", [V4, V6], ids=["ipv4", "ipv6"])
-def test_marks_on_the_way_come_in_as_rfc_6040_has_it(duel: Duel, family: int) -> None:
+def test_marks_on_the_way_come_in_as_rfc_6040_has_it(duel: Duel, family: AddressFamily) -> None:
     link = duel.session()
     level, option, _ = MARKS[family]
     for (inner, outer), expected in DECAPSULATED.items():
@@ -548,7 +553,7 @@ def test_marks_on_the_way_come_in_as_rfc_6040_has_it(duel: Duel, family: int) ->
 
 @pytest.mark.parametrize("family", [V4, V6], ids=["ipv4", "ipv6"])
 def test_each_packet_of_a_batch_leaves_with_its_own_mark_and_no_dscp(
-    duel: Duel, family: int
+    duel: Duel, family: AddressFamily
 ) -> None:
     level, _, option = MARKS[family]
     duel.configure(endpoint=Endpoint(LOOPBACK[4 if family == V4 else 6], duel.peer.port(family)))

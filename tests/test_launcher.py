@@ -20,16 +20,18 @@ def foreign(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(environment: dict[str, str], **options: str | Path) -> subprocess.CompletedProcess[str]:
+def run(
+    environment: dict[str, str], *, command: str | Path = COMMAND, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [options.pop("command", COMMAND), "--version"],
+        [command, "--version"],
         capture_output=True,
         text=True,
         timeout=20,
         env=os.environ | environment,
         check=False,
         stdin=subprocess.DEVNULL,
-        **options,
+        cwd=cwd,
     )
 
 

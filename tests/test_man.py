@@ -32,8 +32,9 @@ def variables_of(module: object) -> set[str]:
     path = getattr(module, "__file__", None)
     assert isinstance(path, str)
     nodes = ast.walk(ast.parse(Path(path).read_text()))
-    texts = (node.value for node in nodes if isinstance(node, ast.Constant))
-    return {text for text in texts if re.fullmatch(r"[A-Z]+(_[A-Z]+)+", str(text))}
+    values = (node.value for node in nodes if isinstance(node, ast.Constant))
+    texts = (value for value in values if isinstance(value, str))
+    return {text for text in texts if re.fullmatch(r"[A-Z]+(_[A-Z]+)+", text)}
 
 
 @pytest.mark.skipif(shutil.which("mandoc") is None, reason="not installed: mandoc")

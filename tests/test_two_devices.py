@@ -3,6 +3,7 @@
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 
 import pytest
 from fakes import S
@@ -54,10 +55,14 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
         yield World(stack, workers=request.param)
 
 
+def has_shaken_hands(host: Host) -> bool:
+    return host.peer.last_handshake_ns > 0
+
+
 def test_packets_pass_both_ways(any_world: World) -> None:
     any_world.converse()
     for host, other in (any_world.a, any_world.b), (any_world.b, any_world.a):
-        any_world.loop.until(lambda host=host: host.peer.last_handshake_ns)
+        any_world.loop.until(partial(has_shaken_hands, host))
         assert host.peer.endpoint == Endpoint(any_world.loopback, other.port)
         assert host.stats.sessions == SESSION_CURRENT
 

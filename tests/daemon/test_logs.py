@@ -19,7 +19,6 @@ from netns.lab import eventually
 from wgpy.daemon import logs
 from wgpy.daemon.logs import (
     FILE_LEN,
-    NOTICE,
     QUEUE_LEN,
     Line,
     Log,
@@ -32,6 +31,7 @@ from wgpy.daemon.logs import (
     with_severity,
     with_time,
 )
+from wgpy.log import NOTICE
 
 LONG_S = 5.0  # for what must not take that long
 LINE = "x" * 999

@@ -2,14 +2,20 @@
 
 import socket
 from contextlib import ExitStack
+from socket import AddressFamily
 
 from wgpy.dataplane.plane import Plane, PlaneIO, Queue
+from wgpy.ports import Feature
 
+NO_FEATURES = Feature(0)
 WAIT_S = 10  # what a test waits for comes at once, or the test has failed
 
 
 def start(
-    plane: Plane, stack: ExitStack, features: int = 0, family: int = socket.AF_INET
+    plane: Plane,
+    stack: ExitStack,
+    features: Feature = NO_FEATURES,
+    family: AddressFamily = socket.AF_INET,
 ) -> tuple[socket.socket, socket.socket]:
     """Start the plane until the stack unwinds; -> the other ends of its TUN and its UDP socket."""
     tun, lent_tun = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

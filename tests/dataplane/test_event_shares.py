@@ -240,9 +240,9 @@ def test_each_event_is_told_once_and_in_the_order_of_the_fake_inbox(
             fake.add(message)
         taken = crowd.take(limit)
         assert taken == names(fake.take(limit))
-        for slot in set(taken) - {"message"}:
+        for name in set(taken) - {"message"}:
             if random.randrange(2):
-                crowd.hear(int(slot))
+                crowd.hear(int(name))
     while left := crowd.take(limit):
         assert left == names(fake.take(limit))
     assert not fake.waiting

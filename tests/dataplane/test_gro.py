@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import chain, zip_longest
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -172,7 +173,7 @@ def test_two_packets_of_a_flow_become_one_frame(packet: Packet) -> None:
     ids=str,
 )
 def test_packets_of_different_flows_or_kinds_are_not_joined(
-    packet: Packet, difference: dict[str, int]
+    packet: Packet, difference: dict[str, Any]
 ) -> None:
     first, second = packet.segments(1500)
     packets = raw([first, replace(second, **difference)])
@@ -200,7 +201,7 @@ def test_packets_of_different_flows_or_kinds_are_not_joined(
     ],
     ids=str,
 )
-def test_tcp_packets_that_differ_are_not_joined(packet: Packet, difference: dict[str, int]) -> None:
+def test_tcp_packets_that_differ_are_not_joined(packet: Packet, difference: dict[str, Any]) -> None:
     first, second = packet.segments(1500)
     packets = raw([first, replace(second, **difference)])
     assert coalesce(packets) == alone(packets)
@@ -406,7 +407,8 @@ def test_a_frame_stands_for_a_limited_number_of_packets(packet: Packet, most: in
 @every_kind
 @pytest.mark.parametrize("field", ["src", "dst", "sport", "dport"])
 def test_interleaved_flows_each_become_a_frame(packet: Packet, field: str) -> None:
-    flows = [replace(packet, **{field: 9000 + i}) for i in range(60)]
+    values: list[dict[str, Any]] = [{field: 9000 + i} for i in range(60)]
+    flows = [replace(packet, **value) for value in values]
     rows = zip(*(flow.segments(1000) for flow in flows), strict=True)
     assert coalesce(raw(chain.from_iterable(rows))) == [flow.frame(1000) for flow in flows]
 

@@ -15,6 +15,7 @@ from wgpy.config import AllowedIP
 from wgpy.dataplane.plane import Plane, PlaneIO, Queue
 from wgpy.ports import Feature
 
+from .ends import NO_FEATURES, WAIT_S
 from .packets import (
     GSO_UDP_L4,
     MF,
@@ -28,7 +29,6 @@ from .packets import (
 
 pytestmark = pytest.mark.threads
 
-WAIT_S = 10  # what a test waits for comes at once, or the test has failed
 NS = 10**9
 HERE4, HERE6 = 0x0A000001, int(ip_address("fd77::1"))
 V4 = Packet(4, UDP, src=HERE4, dst=int(ip_address("192.0.2.9")), payload=b"to nobody")
@@ -39,7 +39,7 @@ ICMPV4, ICMPV6 = 1, 58
 class Host:
     """A plane without peers; the test is the host behind its TUN."""
 
-    def __init__(self, stack: ExitStack, features: int = 0) -> None:
+    def __init__(self, stack: ExitStack, features: Feature = NO_FEATURES) -> None:
         self.plane = Plane()
         stack.callback(self.plane.close)
         self.tun, tun = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -28,7 +28,7 @@ from wgpy.dataplane.plane import (
 )
 from wgpy.ports import Feature
 
-from .ends import start
+from .ends import NO_FEATURES, start
 from .packets import MF, UDP, Packet, vnet
 
 pytestmark = pytest.mark.threads
@@ -54,7 +54,9 @@ OURS = message(MESSAGE_TRANSPORT, INDEX)
 class Tunnel:
     """A running plane with a peer behind V4 and V6, and one more behind WITNESS."""
 
-    def __init__(self, stack: ExitStack, features: int = 0, family: int = AF_INET) -> None:
+    def __init__(
+        self, stack: ExitStack, features: Feature = NO_FEATURES, family: AddressFamily = AF_INET
+    ) -> None:
         self.plane = stack.enter_context(closing(Plane()))
         self._vnet = vnet() if features & Feature.VNET_HDR else b""
         self.tun, self.udp = start(self.plane, stack, features, family)

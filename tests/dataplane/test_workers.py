@@ -20,7 +20,7 @@ from wgpy.dataplane.plane import (
     Session,
 )
 
-from .ends import WAIT_S
+from .ends import NO_FEATURES, WAIT_S
 from .packets import MF, TCP, UDP, Packet
 
 pytestmark = pytest.mark.threads
@@ -124,7 +124,9 @@ def test_what_a_worker_staged_no_other_sends() -> None:
         plane.change_allowed_ips(slot, [AllowedIP(bytes(4), 0)])
         plane.set_endpoint(slot, Endpoint(LOOPBACK[4], receiver.getsockname()[1]))
         queues = zip((lent for lent, _ in tuns), senders, strict=True)
-        plane.start(PlaneIO(tuple(Queue(t.fileno(), u.fileno(), -1) for t, u in queues), 0))
+        plane.start(
+            PlaneIO(tuple(Queue(t.fileno(), u.fileno(), -1) for t, u in queues), NO_FEATURES)
+        )
         stack.callback(plane.stop)
         for _ in range(STAGED):
             for size, (_lent, tun) in zip(SIZES, tuns, strict=True):
@@ -200,5 +202,5 @@ def test_a_device_has_from_one_to_the_most_workers() -> None:
 def test_there_has_to_be_a_queue_for_each_worker() -> None:
     plane = Plane(workers=2)
     with pytest.raises(ValueError, match="1 queues for 2 workers"):
-        plane.start(PlaneIO((Queue(-1, -1, -1),), 0))
+        plane.start(PlaneIO((Queue(-1, -1, -1),), NO_FEATURES))
     plane.close()

@@ -54,7 +54,7 @@ class Capture:
 
     def datagrams(self) -> list[Datagram]:
         """All since the last call."""
-        taken = []
+        taken: list[Datagram] = []
         while True:
             try:
                 packet, ancillary, _, address = self._socket.recvmsg(1 << 16, 64)

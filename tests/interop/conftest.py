@@ -14,7 +14,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack
 from importlib import metadata
 from pathlib import Path
@@ -82,12 +82,14 @@ def pytest_deselected(items: Sequence[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    if is_ours(item) and hasattr(item, "callspec"):
+    if is_ours(item) and isinstance(item, pytest.Function) and hasattr(item, "callspec"):
         parameters = dict(item.callspec.params)
         peer = parameters.pop("implementation", None)
-        if peer is not None:
+        if isinstance(peer, str):
             topic = item.path.stem.removeprefix("test_")
             case = f"{topic}: {sentence(item.originalname, parameters)}"
             record(item.config.stash[OUTCOMES].setdefault(peer, {}), case, report)

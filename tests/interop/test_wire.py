@@ -50,7 +50,7 @@ def test_each_side_sends_what_the_other_would(tunnel: Tunnel, outside: int) -> N
 def described(seen: Sequence[Datagram], initiator: str) -> list[tuple[object, ...]]:
     """The random indices are replaced by the names of those who chose them."""
     names = {one.payload[4:8]: one.source[0] == initiator for one in seen if one.kind in LENGTHS}
-    lines = []
+    lines: list[tuple[object, ...]] = []
     for one in seen:
         assert one.hops == 64 - (not one.arrived)  # the router is one
         receiver = one.payload[8:12] if one.kind == RESPONSE else one.payload[4:8]

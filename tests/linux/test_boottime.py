@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def test_calls_for_the_same_time_come_in_the_order_of_the_requests() -> None:
         with scheduling() as scheduler:
             when_ns = now_ns() + MS
             for number in range(5):
-                scheduler.call_at(when_ns, lambda number=number: order.append(number))  # type: ignore[misc]
+                scheduler.call_at(when_ns, partial(order.append, number))
             await come_round(scheduler, when_ns)
         assert order == [0, 1, 2, 3, 4]
 

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 import pytest
+from fakes import FakeLoop
 
 from wgpy.config import DeviceChange, Endpoint, PeerChange
 from wgpy.dataplane.plane import PeerStats, Plane
 from wgpy.device import PEERS_PER_TURN, Device
 from wgpy.linux.routes import RouteWatch
 from wgpy.linux.sockets import open_sockets
+from wgpy.ports import Feature
 
 LOOPBACK = {4: socket.inet_aton("127.0.0.1"), 6: socket.inet_pton(socket.AF_INET6, "::1")}
 NOT_OURS = socket.inet_aton("192.0.2.77")
@@ -156,8 +158,8 @@ class CountingPlane(Plane):
 
 @contextmanager
 def device_with(peers: Iterable[PeerChange]) -> Iterator[tuple[Device, CountingPlane]]:
-    with closing(CountingPlane()) as plane, closing(asyncio.new_event_loop()) as loop:
-        device = Device(plane, open_sockets, loop, -1, 0)
+    with closing(CountingPlane()) as plane:
+        device = Device(plane, open_sockets, FakeLoop(), (-1,), Feature(0))
         device.configure(DeviceChange(peers=tuple(peers)))
         with closing(device):
             yield device, plane

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -118,10 +119,10 @@ def test_a_random_port_avoids_those_that_one_family_lacks(monkeypatch: pytest.Mo
     refusals = iter([True, True])
 
     class Crowded(socket.socket):
-        def bind(self, address: object) -> None:
+        def bind(self, address: Any) -> None:
             if self.family == socket.AF_INET6 and next(refusals, False):
                 raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-            super().bind(address)  # type: ignore[arg-type]
+            super().bind(address)
 
     monkeypatch.setattr("wgpy.linux.sockets.socket.socket", Crowded)
     with closing(open_sockets(0, 0)) as pair:
@@ -160,10 +161,10 @@ def test_the_data_threads_learn_when_a_datagram_came() -> None:
 class Old(socket.socket):
     """What Linux gave before 5.1."""
 
-    def setsockopt(self, *arguments: object) -> None:
+    def setsockopt(self, *arguments: Any) -> None:
         if arguments[:2] == (socket.SOL_SOCKET, SO_TIMESTAMPNS_NEW):
             raise OSError(errno.ENOPROTOOPT, os.strerror(errno.ENOPROTOOPT))
-        super().setsockopt(*arguments)  # type: ignore[call-overload]
+        super().setsockopt(*arguments)
 
 
 def test_a_kernel_that_does_not_tell_when_is_none_the_worse(
@@ -177,10 +178,10 @@ def test_a_kernel_that_does_not_tell_when_is_none_the_worse(
 class Humble(socket.socket):
     """A socket of somebody who may not have more than is everybody's right."""
 
-    def setsockopt(self, *arguments: object) -> None:
+    def setsockopt(self, *arguments: Any) -> None:
         if arguments[1] in (SO_SNDBUFFORCE, SO_RCVBUFFORCE):
             raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
-        super().setsockopt(*arguments)  # type: ignore[call-overload]
+        super().setsockopt(*arguments)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="large buffers need root")

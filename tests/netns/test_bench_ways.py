@@ -12,7 +12,8 @@ sys.path.append(str(Path(__file__).resolve().parents[2]))  # at the end; see tes
 
 from bench import cases, ways
 from bench.__main__ import find_wgpy
-from bench.topology import HOSTS, NESTED, SOCKETS, Host, Tunnel, cable, tunnel
+from bench.lab import SOCKETS
+from bench.topology import HOSTS, NESTED, Host, Tunnel, cable, tunnel
 
 PORT = "5202"
 # Prints where the connection comes from; argv: its own address, port.

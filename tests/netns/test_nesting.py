@@ -59,6 +59,7 @@ def nested(
     """The left end of the outer tunnel, and the ends of the inner one, which are linked."""
     left, right, source, target = gateways.parts
     same_hosts, outside = request.param
+    ends: tuple[tuple[Namespace, str, str], ...]
     if same_hosts:
         ends = (left.host, left.inner4, left.inner6), (right.host, right.inner4, right.inner6)
     else:

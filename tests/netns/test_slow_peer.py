@@ -63,7 +63,7 @@ def cable(hub: Namespace, host: Namespace, name: str, network: str) -> None:
         end.run("ip", "link", "set", device, "up")
 
 
-@pytest.fixture(params=COMMANDS.values(), ids=COMMANDS.keys())
+@pytest.fixture(params=COMMANDS.values(), ids=list(COMMANDS))
 def star(
     request: pytest.FixtureRequest, namespace: Callable[..., Namespace], tmp_path: Path
 ) -> tuple[Side, Side, Side]:

@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
-from noise.connection import Keypair, NoiseConnection  # type: ignore[import-untyped]
+from noise.connection import Keypair, NoiseConnection
 
 from wgpy.errors import BadMessage
 from wgpy.protocol.noise import (

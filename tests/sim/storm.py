@@ -5,6 +5,7 @@ run(seed) fails with Broken when a rule is broken; replay(seed) is the command t
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from random import Random
 
 from fakes import S
@@ -131,7 +132,7 @@ class Storm:
 
     def _sync_later(self, *hosts: Host) -> None:
         for host in hosts:
-            self._later(20, lambda host=host: self._sync_if_alive(host))
+            self._later(20, partial(self._sync_if_alive, host))
 
     # ---- the network -------------------------------------------------------------------------
 

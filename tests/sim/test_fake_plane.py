@@ -17,6 +17,7 @@ from loopback import IPV4, LOOPBACK, packet
 from wgpy.config import AllowedIP, Endpoint
 from wgpy.dataplane.plane import PendingEvent, Plane, PlaneIO, Queue, Session
 from wgpy.linux.sockets import open_sockets
+from wgpy.ports import Feature
 
 pytestmark = pytest.mark.threads
 
@@ -39,8 +40,8 @@ class Side:
         sockets = FakeSockets(bytes([192, 0, 2, number]))
         sockets(number, 0)
         self.fake = FakePlane(loop, network, sockets, seed=number)
-        self.real.start(PlaneIO((Queue(theirs.fileno(), *bound.fds[0]),), 0))
-        self.fake.start(PlaneIO((), 0))
+        self.real.start(PlaneIO((Queue(theirs.fileno(), *bound.fds[0]),), Feature(0)))
+        self.fake.start(PlaneIO((), Feature(0)))
         self.here = {
             self.real: Endpoint(LOOPBACK[4], bound.port),
             self.fake: Endpoint(sockets.address, number),

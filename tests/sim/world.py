@@ -12,7 +12,7 @@ from random import Random
 from struct import Struct
 
 from fake_plane import STAGED_MAX, FakeKeypair, FakePeer, FakePlane
-from fakes import Datagram, FakeHandle, FakeLoop, FakeSockets, S
+from fakes import Datagram, FakeHandle, FakeLoop, FakeSockets, Receiver, S
 
 from wgpy.config import ZERO_KEY, AllowedIP, DeviceChange, Endpoint, PeerChange
 from wgpy.dataplane.plane import (
@@ -108,6 +108,10 @@ class HostClock:
         """For the data plane, whose events are not counted."""
         return self._call(self._loop.now_ns, callback)
 
+    def advance(self, seconds: float) -> None:
+        """Let time pass, for the whole world."""
+        self._loop.advance(seconds)
+
     def _call(self, when_ns: int, callback: Callable[[], None]) -> FakeHandle:
         handle = FakeHandle(callback)
         self._loop.call_at(when_ns, lambda: self._due(handle))
@@ -137,7 +141,7 @@ class SimPlane(FakePlane):
     """Tells the monitor what it does, and finds peers by the addresses behind them."""
 
     def __init__(self, host: "Host", clock: HostClock, sockets: FakeSockets, seed: int) -> None:
-        super().__init__(clock, host.world.network, sockets, seed)  # type: ignore[arg-type]
+        super().__init__(clock, host.world.network, sockets, seed)
         self._host = host
         self._monitor = host.world.monitor
         self._spoken_ns: dict[int, int] = {}  # slot -> when it was sent message 1 or 2
@@ -247,14 +251,14 @@ class SimNetwork:
         self.sent = 0
         self._loop = loop
         self._random = random
-        self._planes: dict[Endpoint, FakePlane] = {}
+        self._receivers: dict[Endpoint, Receiver] = {}
         self._flying: set[FakeHandle] = set()
 
-    def attach(self, endpoint: Endpoint, plane: FakePlane) -> None:
-        self._planes[endpoint] = plane
+    def attach(self, endpoint: Endpoint, receiver: Receiver) -> None:
+        self._receivers[endpoint] = receiver
 
     def detach(self, endpoint: Endpoint) -> None:
-        self._planes.pop(endpoint, None)
+        self._receivers.pop(endpoint, None)
 
     def send(self, datagram: Datagram) -> None:
         self.sent += 1
@@ -285,10 +289,10 @@ class SimNetwork:
         self._loop.call_at(self._loop.now_ns + round(delay_s * S), arrive)
 
     def _deliver(self, datagram: Datagram) -> None:
-        plane = self._planes.get(datagram.to)
+        receiver = self._receivers.get(datagram.to)
         way = (host_number(datagram.source), host_number(datagram.to))
-        if plane is not None and way not in self.blocked:
-            plane.receive(datagram)
+        if receiver is not None and way not in self.blocked:
+            receiver.receive(datagram)
 
     def corrupted(self, datagram: Datagram) -> Datagram:
         data = bytearray(datagram.data)
@@ -453,7 +457,8 @@ class Host:
         payload = self.world.monitor.new_payload(self.number, other.number)
         self.plane.send_payload(slot, payload)
         self.plane.check_bounds()
-        return _PAYLOAD.unpack(payload)[2]
+        number: int = _PAYLOAD.unpack(payload)[2]
+        return number
 
 
 class World:

@@ -672,7 +672,7 @@ def read_endpoint(text: str) -> Endpoint:
     ((family, _, _, _, address),) = socket.getaddrinfo(
         host.strip("[]"), port, type=socket.SOCK_DGRAM, flags=numeric
     )
-    scope_id = int(address[3]) if family == socket.AF_INET6 else 0  # type: ignore[misc]
+    scope_id = address[3] if len(address) == 4 else 0
     packed = socket.inet_pton(family, str(address[0]).partition("%")[0])
     return Endpoint(packed, int(address[1]), scope_id)
 

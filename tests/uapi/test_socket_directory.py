@@ -212,8 +212,10 @@ def refusal(directory: Path) -> str:
     with pytest.raises(PermissionError) as caught:
         open_socket("wg0", directory)
     assert caught.value.filename == str(directory)
-    assert "WGPY_TRUST_SOCKET_DIR=1" in caught.value.strerror
-    return caught.value.strerror
+    reason = caught.value.strerror
+    assert reason is not None
+    assert "WGPY_TRUST_SOCKET_DIR=1" in reason
+    return reason
 
 
 @pytest.mark.parametrize("prepare", WRITABLE)
