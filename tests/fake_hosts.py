@@ -4,14 +4,17 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from changes import DeviceFields, PeerFields
-from fake_plane import FakePeer, FakePlane
+from fake_peer import FakePeer
+from fake_plane import FakePlane
 from fakes import Datagram, FakeLoop, FakeNetwork, FakeSockets, S
 
 from wgpy.config import DeviceChange, DeviceSnapshot, Endpoint, PeerChange, PeerSnapshot
 from wgpy.device import Device
 from wgpy.ports import Feature
+from wgpy.protocol.cookie import CookieGenerator
 from wgpy.protocol.handshake import Handshake
-from wgpy.protocol.noise import StaticKey
+from wgpy.protocol.noise import RemoteStatic, StaticKey, write_initiation
+from wgpy.protocol.tai64n import tai64n
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -81,6 +84,14 @@ class Host:
         return peer
 
 
+def host_that_is_down() -> Host:
+    """A device with a private key."""
+    loop = FakeLoop()
+    host = Host(loop, FakeNetwork(loop), 1)
+    host.configure(private_key=host.private_key)
+    return host
+
+
 class World:
     """Two hosts that are each other's peers, up."""
 
@@ -115,3 +126,10 @@ class World:
 def key(number: int) -> bytes:
     """The public key of some peer."""
     return StaticKey(number.to_bytes(32, "big")).public_key
+
+
+def initiation(sender: StaticKey, to: Host, unix_ns: int, index: int = 77) -> bytes:
+    """A genuine first message."""
+    remote = RemoteStatic(to.public_key, sender.exchange(to.public_key))
+    message, _ = write_initiation(sender, remote, index, tai64n(unix_ns))
+    return CookieGenerator(to.public_key).add_macs(message, 0)

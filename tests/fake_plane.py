@@ -8,12 +8,13 @@ accepted by the right session only.  Payload is handed over by slot; there are n
 import errno
 import hmac
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from hashlib import blake2s
 from itertools import count
 from random import Random
 
 from fake_inbox import FakeInbox
+from fake_peer import NO_TRAFFIC, FakeKeypair, FakePeer
 from fakes import WIRE_LEN, Clock, Datagram, FakeSockets, Network, S
 
 from wgpy.config import AllowedIP, Endpoint
@@ -39,50 +40,6 @@ from wgpy.dataplane.plane import (
 from wgpy.protocol.cookie import _xchacha20poly1305, cookie_key
 
 STAGED_MAX = lib.WG_STAGED_MAX
-REPLAY_WINDOW = lib.WG_REPLAY_WINDOW
-
-
-@dataclass(slots=True)
-class FakeKeypair:
-    session: Session
-    can_send: bool = True
-    confirmed: bool = False
-    asked_last_minute: bool = False
-    send_counter: int = 0
-    newest: int = 0  # highest counter received
-    seen: set[int] = field(default_factory=set)
-
-    def is_new(self, counter: int) -> bool:
-        """Tell whether a counter was not received before (RFC 6479), and remember it."""
-        if counter in self.seen or self.newest - counter > REPLAY_WINDOW:
-            return False
-        if counter >= REJECT_AFTER_MESSAGES:
-            return False
-        self.newest = max(self.newest, counter)
-        self.seen.add(counter)
-        return True
-
-
-@dataclass(slots=True)
-class FakePeer:
-    slot: int
-    stats: PeerStats
-    looped: Endpoint | None = None  # to which nothing is sent
-    gate_ns: int = 0
-    wake_ns: int | None = None  # None: never
-    staged: list[bytes] = field(default_factory=list)
-    current: FakeKeypair | None = None
-    previous: FakeKeypair | None = None
-    next: FakeKeypair | None = None
-    kicks: list[bool] = field(default_factory=list)  # `keepalive` of each
-
-    @property
-    def is_looped(self) -> bool:
-        """Tell whether nothing is to be sent."""
-        return self.looped is not None and self.looped == self.stats.endpoint
-
-
-NO_TRAFFIC = PeerStats(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, None)
 
 
 class FakePlane(Plane):

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from fake_plane import NO_TRAFFIC
+from fake_peer import NO_TRAFFIC
 from fakes import S
 from hypothesis import given
 from hypothesis import strategies as st

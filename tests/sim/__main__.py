@@ -6,8 +6,8 @@ import sys
 import time
 from multiprocessing import Pool
 
+from sim.monitor import Broken
 from sim.storm import Outcome, replay, run
-from sim.world import Broken
 
 
 def main() -> int:

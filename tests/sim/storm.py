@@ -9,7 +9,9 @@ from functools import partial
 from random import Random
 
 from fakes import S
-from sim.world import Host, Weather, World, require
+from sim.monitor import require
+from sim.network import Weather
+from sim.world import Host, World
 
 from wgpy.config import Endpoint, PeerChange
 from wgpy.dataplane.plane import REJECT_AFTER_MESSAGES, REKEY_AFTER_MESSAGES, MessageEvent

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 from fakes import S
-from sim.world import Host, Weather, World, watched
+from sim.network import Weather, watched
+from sim.world import Host, World
 
 from wgpy.config import PeerChange
 from wgpy.dataplane.plane import (

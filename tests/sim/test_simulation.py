@@ -11,10 +11,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from fake_plane import FakeKeypair, FakePeer, FakePlane
+from fake_peer import FakeKeypair, FakePeer
+from fake_plane import FakePlane
 from sim.__main__ import attempt
+from sim.monitor import Broken
 from sim.storm import replay, run
-from sim.world import Broken
 
 import wgpy.peer
 from wgpy.dataplane.plane import MessageEvent, PeerStats, PendingEvent

@@ -4,22 +4,20 @@ Everything happens in one thread on a fake clock, and chance comes from seeds on
 repeated.  A monitor looks on and fails the run when a rule of the protocol is broken.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable
 from random import Random
-from struct import Struct
 
-from fake_plane import STAGED_MAX, FakeKeypair, FakePeer, FakePlane
-from fakes import Datagram, FakeHandle, FakeLoop, FakeSockets, Receiver, S
+from fake_peer import FakeKeypair, FakePeer
+from fake_plane import STAGED_MAX, FakePlane
+from fakes import FakeHandle, FakeLoop, FakeSockets, S
+from sim.monitor import PAYLOAD, Monitor, require
+from sim.network import SimNetwork
 
 from wgpy.config import ZERO_KEY, AllowedIP, DeviceChange, Endpoint, PeerChange
 from wgpy.dataplane.plane import (
     EVENT_RING,
     MESSAGE_INITIATION,
     MESSAGE_RESPONSE,
-    REJECT_AFTER_TIME_S,
     REKEY_TIMEOUT_S,
     Session,
 )
@@ -30,56 +28,6 @@ from wgpy.protocol.noise import StaticKey
 
 EPOCH_NS = 1_700_000_000 * S
 KEYPAIRS = 3  # current, previous, next
-REPLAYABLE = 64  # datagrams that the attacker remembers
-
-_PAYLOAD = Struct("!HHQ")  # sender, receiver, number
-
-
-class Broken(AssertionError):
-    """A rule of the protocol was broken."""
-
-
-def require(condition: object, rule: str) -> None:
-    if not condition:
-        raise Broken(rule)
-
-
-class Monitor:
-    """What must be true of all keys, nonces and payloads of a world."""
-
-    def __init__(self, loop: FakeLoop) -> None:
-        self.handshakes = 0
-        self.delivered: set[int] = set()  # payload numbers
-        self._loop = loop
-        self._sealed: set[tuple[bytes, int]] = set()
-        self._derived_ns: dict[bytes, int] = {}  # receiving key -> when its owner got it
-        self._numbers = 0
-
-    def new_payload(self, sender: int, receiver: int) -> bytes:
-        self._numbers += 1
-        return _PAYLOAD.pack(sender, receiver, self._numbers)
-
-    def derived(self, session: Session) -> None:
-        self.handshakes += 1
-        key = session.receive_key
-        require(key not in self._derived_ns, "a session is derived once on each side")
-        require(session.send_key != key, "each direction has a key of its own")
-        self._derived_ns[key] = self._loop.now_ns
-
-    def seal(self, key: bytes, counter: int) -> None:
-        nonce = (key, counter)
-        require(nonce not in self._sealed, "a nonce is never used twice under a key")
-        self._sealed.add(nonce)
-
-    def accept(self, key: bytes, payload: bytes, receiver: int) -> None:
-        age_ns = self._loop.now_ns - self._derived_ns[key]
-        require(age_ns <= REJECT_AFTER_TIME_S * S, "a key older than 180 s never accepts")
-        if not payload:
-            return
-        _, addressee, number = _PAYLOAD.unpack(payload)
-        require(addressee == receiver, "payload comes out where it was meant to")
-        require(number not in self.delivered, "no payload is accepted twice")
-        self.delivered.add(number)
 
 
 class HostClock:
@@ -225,87 +173,6 @@ class SimPlane(FakePlane):
         if payload is not None:
             self._monitor.accept(keypair.session.receive_key, payload, self._host.number)
         return payload
-
-
-@dataclass(frozen=True, slots=True)
-class Weather:
-    """How the network treats datagrams; probabilities from 0 to 1."""
-
-    loss: float = 0.0
-    delay_s: float = 0.02
-    jitter_s: float = 0.0  # up to so much on top, so that datagrams overtake each other
-    duplicate: float = 0.0
-    hold: float = 0.0  # delivered only after ...
-    hold_s: float = 0.0  # ... up to so long
-    corrupt: float = 0.0
-
-
-class SimNetwork:
-    """Carries datagrams as the weather permits, for as long as no partition forbids it."""
-
-    def __init__(self, loop: FakeLoop, random: Random) -> None:
-        self.weather = Weather()
-        self.blocked: set[tuple[int, int]] = set()  # numbers of hosts: from, to
-        self.watch: Callable[[Datagram], None] = lambda datagram: None
-        self.recent: deque[Datagram] = deque(maxlen=REPLAYABLE)
-        self.sent = 0
-        self._loop = loop
-        self._random = random
-        self._receivers: dict[Endpoint, Receiver] = {}
-        self._flying: set[FakeHandle] = set()
-
-    def attach(self, endpoint: Endpoint, receiver: Receiver) -> None:
-        self._receivers[endpoint] = receiver
-
-    def detach(self, endpoint: Endpoint) -> None:
-        self._receivers.pop(endpoint, None)
-
-    def send(self, datagram: Datagram) -> None:
-        self.sent += 1
-        self.watch(datagram)
-        self.recent.append(datagram)
-        weather, chance = self.weather, self._random.random
-        if weather.loss and chance() < weather.loss:
-            return
-        if weather.corrupt and chance() < weather.corrupt:
-            datagram = self.corrupted(datagram)
-        for _ in range(2 if weather.duplicate and chance() < weather.duplicate else 1):
-            self.carry(datagram)
-
-    def carry(self, datagram: Datagram) -> None:
-        """Deliver it in due time, unless there is a partition then."""
-        weather = self.weather
-        delay_s = weather.delay_s + weather.jitter_s * self._random.random()
-        if weather.hold and self._random.random() < weather.hold:
-            delay_s += weather.hold_s * self._random.random()
-        handle = FakeHandle(lambda: None)
-        self._flying.add(handle)
-
-        def arrive() -> None:
-            self._flying.discard(handle)
-            if handle.callback is not None:
-                self._deliver(datagram)
-
-        self._loop.call_at(self._loop.now_ns + round(delay_s * S), arrive)
-
-    def _deliver(self, datagram: Datagram) -> None:
-        receiver = self._receivers.get(datagram.to)
-        way = (host_number(datagram.source), host_number(datagram.to))
-        if receiver is not None and way not in self.blocked:
-            receiver.receive(datagram)
-
-    def corrupted(self, datagram: Datagram) -> Datagram:
-        data = bytearray(datagram.data)
-        data[self._random.randrange(4, len(data))] ^= 1 << self._random.randrange(8)
-        return replace(datagram, data=bytes(data))
-
-    def lose_what_flies(self) -> None:
-        for handle in self._flying:
-            handle.cancel()
-
-
-def host_number(endpoint: Endpoint) -> int:
-    return endpoint.address[1]
 
 
 class Host:
@@ -457,7 +324,7 @@ class Host:
         payload = self.world.monitor.new_payload(self.number, other.number)
         self.plane.send_payload(slot, payload)
         self.plane.check_bounds()
-        number: int = _PAYLOAD.unpack(payload)[2]
+        number: int = PAYLOAD.unpack(payload)[2]
         return number
 
 
@@ -512,12 +379,3 @@ class World:
 
     def advance(self, seconds: float) -> None:
         self.loop.advance(seconds)
-
-
-@contextmanager
-def watched(network: SimNetwork) -> Iterator[list[Datagram]]:
-    """What is sent inside the block."""
-    log: list[Datagram] = []
-    before, network.watch = network.watch, log.append
-    yield log
-    network.watch = before
