@@ -130,19 +130,19 @@ class MessageEvent:
 
 
 def aead_backends() -> tuple[str, ...]:
-    """The AEAD backends that were built in and work here, fastest first."""
+    """Name the AEAD backends that were built in and work here, fastest first."""
     return tuple(ffi.string(lib.wg_aead_backends()).decode().split(","))
 
 
 def _checked(result: int) -> int:
-    """A C result, or OSError for -errno."""
+    """Pass a C result on; raise OSError for -errno."""
     if result < 0:
         raise OSError(-result, os.strerror(-result))
     return result
 
 
 def _endpoint_to_c(endpoint: Endpoint) -> Any:
-    """A new wg_endpoint.  ValueError: an address that is neither 4 nor 16 bytes."""
+    """Make a new wg_endpoint.  ValueError: an address that is neither 4 nor 16 bytes."""
     size = len(endpoint.address)
     if size not in _ADDRESS_FAMILY or len(endpoint.source) not in (0, size):
         raise ValueError("an endpoint's address and source have 4 or 16 bytes")
