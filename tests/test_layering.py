@@ -12,7 +12,8 @@ PLANE, CORE = "wgpy.dataplane.plane", "wgpy.dataplane._core"
 
 # The rooms from the bottom up, each with all that it imports.
 ROOMS: list[dict[str, set[str]]] = [
-    {"wgpy.units": set(), "wgpy.errors": set(), "wgpy.log": set(), "wgpy.config": set()},
+    {"wgpy.units": set(), "wgpy.errors": set(), "wgpy.log": set()},
+    {"wgpy.config": {"wgpy.errors"}},
     {
         "wgpy.addresses": {"wgpy.config"},
         "wgpy.ports": {"wgpy.config"},

@@ -1,10 +1,15 @@
 """What can be asked of a device, and what it answers: plain frozen data, no behaviour.
 
-Keys are 32 raw bytes and never show in a repr.  In a change, None means "leave as it is".
+Keys are 32 raw bytes and never show in a repr.  In a change, None means "leave as it is"; there is
+none that asks for what cannot be: making it raises ConfigError.
 """
 
+import errno
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
+
+from wgpy.errors import ConfigError
 
 KEY_LEN = 32
 ZERO_KEY = bytes(KEY_LEN)
@@ -49,6 +54,14 @@ class PeerChange:
     replace_allowed_ips: bool = False
     allowed_ips: tuple[AllowedIP, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Raise ConfigError for what no peer can have."""
+        _require_key(self.public_key)
+        _require_key(self.preshared_key)
+        _require_bits(self.persistent_keepalive_s, 16, "a keepalive interval is 0 to 65535")
+        _require(self.endpoint is None or _is_endpoint(self.endpoint), "no endpoint")
+        _require(_are_prefixes(self.allowed_ips), "no IP prefix")
+
 
 @dataclass(frozen=True, slots=True)
 class DeviceChange:
@@ -59,6 +72,12 @@ class DeviceChange:
     fwmark: int | None = None
     replace_peers: bool = False
     peers: tuple[PeerChange, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for what no device can have."""
+        _require_key(self.private_key)
+        _require_bits(self.listen_port, 16, "a port is 0 to 65535")
+        _require_bits(self.fwmark, 32, "a mark has 32 bits")
 
 
 @dataclass(slots=True)  # not frozen: that makes each take five times as long to make
@@ -83,3 +102,27 @@ class DeviceSnapshot:
     listen_port: int
     fwmark: int
     peers: tuple[PeerSnapshot, ...]
+
+
+def _require(condition: bool, reason: str) -> None:
+    if not condition:
+        raise ConfigError(errno.EINVAL, reason)
+
+
+def _require_key(key: bytes | None) -> None:
+    _require(key is None or len(key) == KEY_LEN, "a key is 32 bytes")
+
+
+def _require_bits(value: int | None, bits: int, reason: str) -> None:
+    _require(value is None or 0 <= value < 1 << bits, reason)
+
+
+def _is_endpoint(endpoint: Endpoint) -> bool:
+    return len(endpoint.address) in (4, 16) and 0 <= endpoint.port < 1 << 16
+
+
+def _are_prefixes(prefixes: Iterable[AllowedIP]) -> bool:
+    return all(
+        0 <= cidr <= 32 if len(address) == 4 else len(address) == 16 and 0 <= cidr <= 128
+        for address, cidr, _ in prefixes
+    )

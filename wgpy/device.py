@@ -13,13 +13,10 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from ipaddress import ip_address
-from itertools import chain
 from typing import Final
 
 from wgpy.config import (
-    KEY_LEN,
     ZERO_KEY,
-    AllowedIP,
     DeviceChange,
     DeviceSnapshot,
     Endpoint,
@@ -250,7 +247,6 @@ class Device:
         ConfigError when it cannot be applied, and then nothing of it is.  Everything that can fail
         comes before anything changes.
         """
-        _refuse_invalid(change)
         self._refuse_too_many_peers(change)
         bound = self._prepare_sockets(change)
 
@@ -418,40 +414,3 @@ class Device:
     def _find_remote(self, public_key: bytes) -> RemoteStatic | None:
         peer = self._peers.get(public_key)
         return None if peer is None else peer.remote_static()
-
-
-# ---- what a request may hold ---------------------------------------------------------------------
-
-
-def _refuse_invalid(change: DeviceChange) -> None:
-    """Raise ConfigError unless everything in the request can be applied."""
-    peers = change.peers
-    keys = chain.from_iterable((peer.public_key, peer.preshared_key) for peer in peers)
-    for key in chain([change.private_key], keys):
-        _require(key is None or len(key) == KEY_LEN, "a key is 32 bytes")
-    _require(_fits(change.listen_port, 16), "a port is 0 to 65535")
-    _require(_fits(change.fwmark, 32), "a mark has 32 bits")
-    for peer in peers:
-        _require(_fits(peer.persistent_keepalive_s, 16), "a keepalive interval is 0 to 65535")
-        _require(peer.endpoint is None or _is_endpoint(peer.endpoint), "no endpoint")
-        _require(_are_prefixes(peer.allowed_ips), "no IP prefix")
-
-
-def _require(condition: bool, reason: str) -> None:
-    if not condition:
-        raise ConfigError(errno.EINVAL, reason)
-
-
-def _fits(value: int | None, bits: int) -> bool:
-    return value is None or 0 <= value < 1 << bits
-
-
-def _is_endpoint(endpoint: Endpoint) -> bool:
-    return len(endpoint.address) in (4, 16) and _fits(endpoint.port, 16)
-
-
-def _are_prefixes(prefixes: Iterable[AllowedIP]) -> bool:
-    return all(
-        0 <= cidr <= 32 if len(address) == 4 else len(address) == 16 and 0 <= cidr <= 128
-        for address, cidr, _ in prefixes
-    )
