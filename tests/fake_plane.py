@@ -135,11 +135,11 @@ class FakePlane(Plane):
         if endpoint is not None:
             self._update(slot, endpoint=replace(endpoint, source=b"", source_ifindex=0))
 
-    def judge_path(self, slot: int, path: Endpoint, holds: bool) -> None:
+    def allow_source(self, slot: int, path: Endpoint, holds: bool) -> None:
         assert slot in self.peers
         assert holds, "routes do not change in here"
 
-    def judge_loop(self, slot: int, endpoint: Endpoint, looped: bool) -> None:
+    def set_looped(self, slot: int, endpoint: Endpoint, looped: bool) -> None:
         peer = self.peers[slot]
         if endpoint == peer.stats.endpoint:
             peer.looped = endpoint if looped else None

@@ -6,7 +6,7 @@ import pytest
 from fake_hosts import ELSEWHERE, Host, World, host_that_is_down, key
 
 from wgpy.config import ZERO_KEY, DeviceSnapshot, PeerChange
-from wgpy.dataplane.plane import SESSION_CURRENT, MessageEvent, Queue
+from wgpy.dataplane.plane import SESSION_CURRENT, MessageEvent
 from wgpy.device import EVENTS_PER_TURN
 from wgpy.errors import ConfigError
 from wgpy.ports import Feature
@@ -25,7 +25,7 @@ def host() -> Host:
 def test_up_lends_the_descriptors_to_the_data_plane(host: Host) -> None:
     host.device.up()
     assert host.plane.io is not None
-    assert host.plane.io.queues == (Queue(3, 4, 6),)
+    assert host.plane.io.workers == (WorkerIO(3, 4, 6),)
     assert host.plane.io.features == 1 | 8
     host.device.up()
     assert len(host.sockets.opened) == 1

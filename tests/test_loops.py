@@ -38,7 +38,7 @@ class Loop:
     def judge(self, *, leads_in: bool) -> None:
         """What RouteWatch does."""
         for slot, endpoint in self.a.device.loops():
-            self.a.device.judge_loop(slot, endpoint, leads_in)
+            self.a.device.set_leads_in(slot, endpoint, leads_in)
         self.world.loop.run()
 
     def passes(self) -> bool:
@@ -135,7 +135,7 @@ def test_a_verdict_on_an_endpoint_that_is_not_the_peers_any_more_counts_for_noth
     loop.see()
     [(slot, endpoint)] = loop.a.device.loops()
     loop.a.peer(loop.b, endpoint=ELSEWHERE)
-    loop.a.device.judge_loop(slot, endpoint, True)
+    loop.a.device.set_leads_in(slot, endpoint, True)
     loop.a.peer(loop.b, endpoint=loop.b.endpoint)
     assert loop.passes()
 
@@ -144,10 +144,10 @@ def test_nor_does_one_on_a_peer_that_is_gone(loop: Loop) -> None:
     loop.see()
     [(slot, endpoint)] = loop.a.device.loops()
     loop.a.peer(loop.b, remove=True)
-    loop.a.device.judge_loop(slot, endpoint, True)
+    loop.a.device.set_leads_in(slot, endpoint, True)
     assert loop.a.device.loops() == []
     loop.a.peer(loop.b, endpoint=loop.b.endpoint, allowed_ips=(prefix("192.0.2.0/24"),))
-    loop.a.device.judge_loop(slot, endpoint, True)
+    loop.a.device.set_leads_in(slot, endpoint, True)
     loop.world.loop.advance(1)
     assert loop.passes()
 

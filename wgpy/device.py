@@ -28,7 +28,7 @@ from wgpy.dataplane.plane import (
     PendingEvent,
     Plane,
     PlaneIO,
-    Queue,
+    WorkerIO,
 )
 from wgpy.errors import BadMessage, ConfigError
 from wgpy.peer import Peer, PeerServices
@@ -159,8 +159,8 @@ class Device:
         self._bound = bound
         self._listen_port = bound.port
         pairs = zip(self._tun_fds, bound.fds, strict=True)
-        queues = tuple(Queue(tun_fd, *udp_fds) for tun_fd, udp_fds in pairs)
-        self._plane.start(PlaneIO(queues, self._tun_features | bound.features))
+        workers = tuple(WorkerIO(tun_fd, *udp_fds) for tun_fd, udp_fds in pairs)
+        self._plane.start(PlaneIO(workers, self._tun_features | bound.features))
         _log.info("listens on UDP port %d: %s", bound.port, bound.features)
         self._start_peers(self._peers.values())
 
@@ -195,10 +195,10 @@ class Device:
             stats = ((slot, self._plane.stats(slot)) for slot in there)
             yield [(slot, s.endpoint) for slot, s in stats if s.endpoint and s.endpoint.source]
 
-    def judge_path(self, slot: int, path: Endpoint, holds: bool) -> None:
+    def allow_source(self, slot: int, path: Endpoint, holds: bool) -> None:
         """Send from the source of a path again, or no more, if it is still the peer's."""
         if slot in self._peers_by_slot:
-            self._plane.judge_path(slot, path, holds)
+            self._plane.allow_source(slot, path, holds)
 
     def loops(self) -> list[tuple[int, Endpoint]]:
         """Return the slot and endpoint of every peer that may be reached through itself only.
@@ -208,7 +208,7 @@ class Device:
         stats = ((slot, self._plane.stats(slot)) for slot in self._loops)
         return [(slot, s.endpoint) for slot, s in stats if s.endpoint]
 
-    def judge_loop(self, slot: int, endpoint: Endpoint, leads_in: bool) -> None:
+    def set_leads_in(self, slot: int, endpoint: Endpoint, leads_in: bool) -> None:
         """Send nothing to a peer, or something again, if the endpoint is still the peer's.
 
         Nothing if the route to it leads into the tunnel, unless it is another peer who carries on.
@@ -218,7 +218,7 @@ class Device:
         peer = self._peers_by_slot[slot]
         before = self._loops.pop(slot)
         looped = leads_in and self._plane.lookup(endpoint.address) == slot
-        self._plane.judge_loop(slot, endpoint, looped)
+        self._plane.set_looped(slot, endpoint, looped)
         if looped:
             self._loops[slot] = True
             if not before:  # else a peer that moves from loop to loop would fill the log

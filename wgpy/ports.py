@@ -97,11 +97,11 @@ class Paths(Protocol):
     def paths(self) -> Iterator[list[tuple[int, Endpoint]]]:
         """Give slots and endpoints that have a sticky source, in pieces."""
 
-    def judge_path(self, slot: int, path: Endpoint, holds: bool) -> None:
+    def allow_source(self, slot: int, path: Endpoint, holds: bool) -> None:
         """Send from the source of this path, or no more."""
 
     def loops(self) -> list[tuple[int, Endpoint]]:
         """Return slots and endpoints whose route may lead into the tunnel itself."""
 
-    def judge_loop(self, slot: int, endpoint: Endpoint, leads_in: bool) -> None:
+    def set_leads_in(self, slot: int, endpoint: Endpoint, leads_in: bool) -> None:
         """Send nothing to this endpoint or something again; whether its route leads into us."""

@@ -4,7 +4,7 @@ import socket
 from contextlib import ExitStack
 from socket import AddressFamily
 
-from wgpy.dataplane.plane import Plane, PlaneIO, Queue
+from wgpy.dataplane.plane import Plane, PlaneIO, WorkerIO
 from wgpy.ports import Feature
 
 NO_FEATURES = Feature(0)
@@ -30,6 +30,6 @@ def start(
     for end in (tun, udp):
         end.settimeout(WAIT_S)
     udp_fds = (lent_udp.fileno(), -1) if family == socket.AF_INET else (-1, lent_udp.fileno())
-    plane.start(PlaneIO((Queue(lent_tun.fileno(), *udp_fds),), features))
+    plane.start(PlaneIO((WorkerIO(lent_tun.fileno(), *udp_fds),), features))
     stack.callback(plane.stop)
     return tun, udp

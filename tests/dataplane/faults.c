@@ -154,8 +154,8 @@ int fault_set_send_counter(wg_device *device, uint32_t slot, uint64_t counter)
 {
     struct wg_peer *peer = wg_peer_find(device, slot);
 
-    if (!peer || !peer->current)
+    if (!peer || !peer->keypairs.current)
         return -ENOENT;
-    atomic_store(&peer->current->send_counter, counter);
+    atomic_store(&peer->keypairs.current->send_counter, counter);
     return 0;
 }

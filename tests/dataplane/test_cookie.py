@@ -16,7 +16,7 @@ from wgpy.dataplane.plane import (
     MessageEvent,
     Plane,
     PlaneIO,
-    Queue,
+    WorkerIO,
 )
 from wgpy.errors import BadMessage
 from wgpy.linux.sockets import open_sockets
@@ -61,7 +61,7 @@ class Responder:
         bound = open_sockets(0, 0)
         stack.callback(bound.close)
         self.port = bound.port
-        self.plane.start(PlaneIO((Queue(tun.fileno(), *bound.fds[0]),), bound.features))
+        self.plane.start(PlaneIO((WorkerIO(tun.fileno(), *bound.fds[0]),), bound.features))
         stack.callback(self.plane.stop)
         self.sent = 0
 

@@ -21,8 +21,8 @@ from wgpy.dataplane.plane import (
     PendingEvent,
     Plane,
     PlaneIO,
-    Queue,
     Session,
+    WorkerIO,
 )
 from wgpy.ports import Feature
 
@@ -89,8 +89,8 @@ class Wire:
         return index
 
     def start(self, features: Feature = FEATURES | Feature.UDP_GSO) -> None:
-        queue = Queue(self.lent_tun.fileno(), self.lent_udp.fileno(), -1)
-        self.plane.start(PlaneIO((queue,), features))
+        worker = WorkerIO(self.lent_tun.fileno(), self.lent_udp.fileno(), -1)
+        self.plane.start(PlaneIO((worker,), features))
 
     # ---- out
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from wgpy.config import AllowedIP
-from wgpy.dataplane.plane import Plane, PlaneIO, Queue
+from wgpy.dataplane.plane import Plane, PlaneIO, WorkerIO
 from wgpy.ports import Feature
 
 from .ends import NO_FEATURES, WAIT_S
@@ -47,7 +47,7 @@ class Host:
             stack.enter_context(end)
         tun.setblocking(False)
         self.tun.settimeout(WAIT_S)
-        self.plane.start(PlaneIO((Queue(tun.fileno(), -1, -1),), features))
+        self.plane.start(PlaneIO((WorkerIO(tun.fileno(), -1, -1),), features))
         stack.callback(self.plane.stop)
         self.witnesses = 0
 

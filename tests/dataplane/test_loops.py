@@ -87,7 +87,7 @@ class Tunnel:
         return count
 
     def judge(self, *, looped: bool) -> None:
-        self.plane.judge_loop(self.peer, self.endpoint, looped)
+        self.plane.set_looped(self.peer, self.endpoint, looped)
 
     @property
     def endpoint(self) -> Endpoint:
@@ -277,5 +277,5 @@ def test_it_lasts_as_long_as_the_peer_is_there(tunnel: Tunnel) -> None:
 
 
 def test_a_verdict_on_another_endpoint_is_none(tunnel: Tunnel) -> None:
-    tunnel.plane.judge_loop(tunnel.peer, replace(tunnel.endpoint, port=9), True)
+    tunnel.plane.set_looped(tunnel.peer, replace(tunnel.endpoint, port=9), True)
     assert tunnel.sends(bytes(V4)) == 1

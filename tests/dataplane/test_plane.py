@@ -12,14 +12,14 @@ import pytest
 from wgpy.config import Endpoint
 from wgpy.dataplane import plane as plane_module
 from wgpy.dataplane._core import lib
-from wgpy.dataplane.plane import Plane, PlaneIO, Queue, Session, aead_backends
+from wgpy.dataplane.plane import Plane, PlaneIO, Session, WorkerIO, aead_backends
 from wgpy.ports import Feature
 from wgpy.protocol import constants
 
 from .ends import NO_FEATURES, WAIT_S
 
 NO_SLOT = 12345
-NO_IO = PlaneIO((Queue(-1, -1, -1),), NO_FEATURES)
+NO_IO = PlaneIO((WorkerIO(-1, -1, -1),), NO_FEATURES)
 V4 = Endpoint(bytes([192, 0, 2, 1]), 51820)
 V6 = Endpoint(bytes.fromhex("20010db8" + 24 * "0"), 1, scope_id=3)
 SESSION = Session(bytes(32), bytes(32), 1, 2, 0, True)
@@ -85,7 +85,7 @@ def test_a_closed_plane_refuses_calls() -> None:
 @pytest.mark.threads
 def test_start_and_stop_can_be_repeated(tun: socket.socket, plane: Plane) -> None:
     for _ in range(20):
-        plane.start(PlaneIO((Queue(tun.fileno(), -1, -1),), NO_FEATURES))
+        plane.start(PlaneIO((WorkerIO(tun.fileno(), -1, -1),), NO_FEATURES))
         assert plane.running
         plane.stop()
         plane.stop()
@@ -95,7 +95,7 @@ def test_start_and_stop_can_be_repeated(tun: socket.socket, plane: Plane) -> Non
 
 @pytest.mark.threads
 def test_a_second_start_is_refused_and_the_first_goes_on(tun: socket.socket, plane: Plane) -> None:
-    plane.start(PlaneIO((Queue(tun.fileno(), -1, -1),), NO_FEATURES))
+    plane.start(PlaneIO((WorkerIO(tun.fileno(), -1, -1),), NO_FEATURES))
     with refused(errno.EBUSY):
         plane.start(NO_IO)
     assert plane.running
@@ -104,7 +104,7 @@ def test_a_second_start_is_refused_and_the_first_goes_on(tun: socket.socket, pla
 @pytest.mark.threads
 def test_close_stops_the_threads(tun: socket.socket) -> None:
     plane = Plane()
-    plane.start(PlaneIO((Queue(tun.fileno(), -1, -1),), NO_FEATURES))
+    plane.start(PlaneIO((WorkerIO(tun.fileno(), -1, -1),), NO_FEATURES))
     plane.close()
     assert not plane.running
 
@@ -118,7 +118,7 @@ def test_a_thread_that_ends_by_itself_wakes_control_and_says_why(
     assert plane.failure is not None
     assert plane.failure.errno == errno.EBADF
     plane.stop()
-    plane.start(PlaneIO((Queue(tun.fileno(), -1, -1),), NO_FEATURES))
+    plane.start(PlaneIO((WorkerIO(tun.fileno(), -1, -1),), NO_FEATURES))
     assert plane.failure is None
 
 
@@ -136,7 +136,7 @@ def test_a_kick_from_before_the_start_is_not_lost(tun: socket.socket, plane: Pla
         session = Session(bytes(32), bytes(32), index, 7, plane.now_ns(), True)
         plane.install_keypair(slot, session)
         plane.kick(slot, keepalive=True)
-        plane.start(PlaneIO((Queue(tun.fileno(), ours.fileno(), -1),), NO_FEATURES))
+        plane.start(PlaneIO((WorkerIO(tun.fileno(), ours.fileno(), -1),), NO_FEATURES))
         assert len(theirs.recv(65535)) == 32
         plane.stop()
         assert plane.stats(slot).tx_bytes == 32

@@ -9,7 +9,7 @@ from itertools import repeat
 import pytest
 
 from wgpy.config import Endpoint
-from wgpy.dataplane.plane import Plane, PlaneIO, Queue
+from wgpy.dataplane.plane import Plane, PlaneIO, WorkerIO
 from wgpy.linux.sockets import open_sockets
 
 ANY, ASKED, OTHER, NOT_OURS = "127.0.0.1", "127.0.0.9", "127.0.0.10", "192.0.2.77"
@@ -34,7 +34,7 @@ class Peer:
         self.plane.peer_received(self.slot, self.path(address), 148, self.plane.now_ns())
 
     def judge(self, source: str, *, holds: bool) -> None:
-        self.plane.judge_path(self.slot, self.path(source), holds)
+        self.plane.allow_source(self.slot, self.path(source), holds)
 
     def hears_from(self) -> str:
         """Where the next message to the peer comes from."""
@@ -53,7 +53,7 @@ def peer() -> Iterator[Peer]:
         inbox.bind((ANY, 0))
         bound = stack.enter_context(closing(open_sockets(0, 0)))
         plane = stack.enter_context(closing(Plane()))
-        plane.start(PlaneIO((Queue(tun.fileno(), *bound.fds[0]),), bound.features))
+        plane.start(PlaneIO((WorkerIO(tun.fileno(), *bound.fds[0]),), bound.features))
         yield Peer(plane, inbox)
 
 

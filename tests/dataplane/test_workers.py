@@ -16,8 +16,8 @@ from wgpy.dataplane.plane import (
     TRANSPORT_OVERHEAD,
     Plane,
     PlaneIO,
-    Queue,
     Session,
+    WorkerIO,
 )
 
 from .ends import NO_FEATURES, WAIT_S
@@ -125,7 +125,7 @@ def test_what_a_worker_staged_no_other_sends() -> None:
         plane.set_endpoint(slot, Endpoint(LOOPBACK[4], receiver.getsockname()[1]))
         queues = zip((lent for lent, _ in tuns), senders, strict=True)
         plane.start(
-            PlaneIO(tuple(Queue(t.fileno(), u.fileno(), -1) for t, u in queues), NO_FEATURES)
+            PlaneIO(tuple(WorkerIO(t.fileno(), u.fileno(), -1) for t, u in queues), NO_FEATURES)
         )
         stack.callback(plane.stop)
         for _ in range(STAGED):
@@ -201,6 +201,6 @@ def test_a_device_has_from_one_to_the_most_workers() -> None:
 
 def test_there_has_to_be_a_queue_for_each_worker() -> None:
     plane = Plane(workers=2)
-    with pytest.raises(ValueError, match="1 queues for 2 workers"):
-        plane.start(PlaneIO((Queue(-1, -1, -1),), NO_FEATURES))
+    with pytest.raises(ValueError, match="descriptors of 1 workers for 2"):
+        plane.start(PlaneIO((WorkerIO(-1, -1, -1),), NO_FEATURES))
     plane.close()

@@ -39,11 +39,11 @@ class FakePaths:
     def loops(self) -> list[tuple[int, Endpoint]]:
         return list(enumerate(self.endpoints))
 
-    def judge_loop(self, slot: int, endpoint: Endpoint, leads_in: bool) -> None:
+    def set_leads_in(self, slot: int, endpoint: Endpoint, leads_in: bool) -> None:
         assert endpoint is self.endpoints[slot]
         self.looped[slot] = leads_in
 
-    def judge_path(self, slot: int, path: Endpoint, holds: bool) -> None:
+    def allow_source(self, slot: int, path: Endpoint, holds: bool) -> None:
         assert path is self.endpoints[slot]
         self.judged[slot] = holds
 
@@ -173,7 +173,7 @@ def test_only_peers_with_a_source_have_a_path() -> None:
         [[(slot, path)]] = device.paths()
         assert (path.source, path.source_ifindex) == (with_source.source, INTERFACE)
         device.configure(DeviceChange(replace_peers=True))
-        device.judge_path(slot, path, False)  # too late, and no matter
+        device.allow_source(slot, path, False)  # too late, and no matter
         assert list(device.paths()) == []
 
 

@@ -15,7 +15,7 @@ from fakes import FakeLoop, FakeNetwork, FakeSockets, S
 from loopback import IPV4, LOOPBACK, packet
 
 from wgpy.config import AllowedIP, Endpoint
-from wgpy.dataplane.plane import PendingEvent, Plane, PlaneIO, Queue, Session
+from wgpy.dataplane.plane import PendingEvent, Plane, PlaneIO, Session, WorkerIO
 from wgpy.linux.sockets import open_sockets
 from wgpy.ports import Feature
 
@@ -40,7 +40,7 @@ class Side:
         sockets = FakeSockets(bytes([192, 0, 2, number]))
         sockets(number, 0)
         self.fake = FakePlane(loop, network, sockets, seed=number)
-        self.real.start(PlaneIO((Queue(theirs.fileno(), *bound.fds[0]),), Feature(0)))
+        self.real.start(PlaneIO((WorkerIO(theirs.fileno(), *bound.fds[0]),), Feature(0)))
         self.fake.start(PlaneIO((), Feature(0)))
         self.here = {
             self.real: Endpoint(LOOPBACK[4], bound.port),
@@ -99,10 +99,10 @@ class Side:
                 self.received.append(frame[IPV4.size :])
 
 
-def judge_loop(plane: Plane, *, looped: bool) -> None:
+def set_looped(plane: Plane, *, looped: bool) -> None:
     endpoint = plane.stats(0).endpoint
     assert endpoint is not None
-    plane.judge_loop(0, endpoint, looped)
+    plane.set_looped(0, endpoint, looped)
 
 
 class Likeness:
@@ -126,8 +126,8 @@ class Likeness:
             "expire": lambda a, b: a.both(lambda plane: plane.expire_keypairs(0)),
             "drop": lambda a, b: a.both(lambda plane: plane.drop_keypairs(0)),
             "drop staged": lambda a, b: a.both(lambda plane: plane.drop_staged(0)),
-            "loop": lambda a, b: a.both(lambda plane: judge_loop(plane, looped=True)),
-            "no loop": lambda a, b: a.both(lambda plane: judge_loop(plane, looped=False)),
+            "loop": lambda a, b: a.both(lambda plane: set_looped(plane, looped=True)),
+            "no loop": lambda a, b: a.both(lambda plane: set_looped(plane, looped=False)),
             "wake": lambda a, b: a.both(lambda plane: plane.set_wake(0, None)),
             "advance": lambda a, b: self.advance(),
         }

@@ -121,7 +121,7 @@ static void owner_set(struct wg_allowedips_node *node, struct wg_peer *peer)
     node->peer_next = NULL;
     *(peer->last_allowedip ? &peer->last_allowedip->peer_next : &peer->first_allowedip) = node;
     peer->last_allowedip = node;
-    peer->allowedips++;
+    peer->allowedip_count++;
 }
 
 static void owner_clear(struct wg_allowedips_node *node)
@@ -131,7 +131,7 @@ static void owner_clear(struct wg_allowedips_node *node)
     *(node->peer_prev ? &node->peer_prev->peer_next : &peer->first_allowedip) = node->peer_next;
     *(node->peer_next ? &node->peer_next->peer_prev : &peer->last_allowedip) = node->peer_prev;
     node->peer = NULL;
-    peer->allowedips--;
+    peer->allowedip_count--;
 }
 
 /* ---- nodes in and out of the trie ------------------------------------------------------------ */
@@ -408,7 +408,7 @@ ssize_t wg_allowedips_list(wg_device *device, uint32_t slot, wg_allowedip *entri
     const struct wg_allowedips_node *node = peer->first_allowedip;
     for (size_t i = 0; node && i < max; i++, node = node->peer_next)
         entry_fill(&entries[i], node);
-    return peer->allowedips;
+    return peer->allowedip_count;
 }
 
 /* ---- the end --------------------------------------------------------------------------------- */

@@ -66,8 +66,8 @@ typedef struct {
     uint8_t addr[16];        /* network order; IPv4 in the first four */
     uint8_t source[16];      /* local address, same family; all zero when unknown */
     uint32_t source_ifindex; /* interface on which it reached us; 0 when unknown */
-    uint16_t source_refused; /* 1: not to be sent from, see wg_peer_judge_path; else 0 */
-    uint8_t looped;          /* 1: not to be sent to, see wg_peer_judge_loop; else 0 */
+    uint16_t source_refused; /* 1: not to be sent from, see wg_peer_allow_source; else 0 */
+    uint8_t looped;          /* 1: not to be sent to, see wg_peer_set_looped; else 0 */
     uint8_t hops;            /* IP TTL of this message to it; 0: the socket's */
 } wg_endpoint;
 
@@ -76,12 +76,12 @@ typedef struct {
     int32_t tun_fd;  /* TUN queue, or any descriptor that keeps frame boundaries; O_NONBLOCK */
     int32_t udp4_fd; /* bound IPv4 socket */
     int32_t udp6_fd; /* bound IPv6 socket */
-} wg_queue;
+} wg_worker_io;
 
 /* What the data threads borrow from start to stop. */
 typedef struct {
-    wg_queue queues[WG_MAX_WORKERS]; /* by worker */
-    uint32_t features;               /* enum wg_feature bits */
+    wg_worker_io workers[WG_MAX_WORKERS]; /* by worker */
+    uint32_t features;                    /* enum wg_feature bits */
 } wg_io;
 
 enum wg_feature {
@@ -232,10 +232,10 @@ int wg_peer_set_endpoint(wg_device *device, uint32_t slot, const wg_endpoint *en
 int wg_peer_clear_source(wg_device *device, uint32_t slot);
 /* Whether to send from the source of a path: the peer's address without the port, the source and
  * its interface.  Holds until the peer has another path. */
-int wg_peer_judge_path(wg_device *device, uint32_t slot, const wg_endpoint *path, int holds);
+int wg_peer_allow_source(wg_device *device, uint32_t slot, const wg_endpoint *path, int allowed);
 /* Whether what is sent to this address and port comes back to go to the peer: then nothing is.
  * Holds until the peer has another. */
-int wg_peer_judge_loop(wg_device *device, uint32_t slot, const wg_endpoint *endpoint, int looped);
+int wg_peer_set_looped(wg_device *device, uint32_t slot, const wg_endpoint *endpoint, int looped);
 /* C raises no WANT_HANDSHAKE before gate_ns. */
 int wg_peer_set_handshake_gate(wg_device *device, uint32_t slot, uint64_t gate_ns);
 /* C raises TIMER_ARMED when a stamp moves so that now + its timeout < wake_ns. */

@@ -282,7 +282,7 @@ struct wg_cookie_checker *wg_cookie_checker_new(wg_device *device, uint32_t work
     checker->mac = wg_mac_new();
     checker->chacha20 = cipher_new("ChaCha20");
     checker->aead = cipher_new("ChaCha20-Poly1305");
-    checker->sender = wg_sender_new(&device->io.queues[worker], false);
+    checker->sender = wg_sender_new(&device->io.workers[worker], false);
     if (checker->mac1 && checker->mac && checker->chacha20 && checker->aead && checker->sender)
         return checker;
     wg_cookie_checker_free(checker);

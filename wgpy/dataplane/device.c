@@ -63,17 +63,17 @@ static int device_tables_alloc(wg_device *device)
     device->ring = calloc(WG_EVENT_RING, sizeof(wg_event));
     if (!device->ring)
         goto no_ring;
-    device->handshakes = wg_ratelimiter_new(WG_HANDSHAKES_PER_S, WG_HANDSHAKES_BURST);
-    if (!device->handshakes)
-        goto no_handshakes;
-    device->icmp = wg_icmp_new();
-    if (!device->icmp)
-        goto no_icmp;
+    device->handshake_limiter = wg_ratelimiter_new(WG_HANDSHAKES_PER_S, WG_HANDSHAKES_BURST);
+    if (!device->handshake_limiter)
+        goto no_handshake_limiter;
+    device->icmp_limits = wg_icmp_limits_new();
+    if (!device->icmp_limits)
+        goto no_icmp_limits;
     return 0;
 
-no_icmp:
-    wg_ratelimiter_free(device->handshakes);
-no_handshakes:
+no_icmp_limits:
+    wg_ratelimiter_free(device->handshake_limiter);
+no_handshake_limiter:
     free(device->ring);
 no_ring:
     free(device->indexes);
@@ -117,8 +117,8 @@ void wg_device_destroy(wg_device *device)
     for (uint32_t slot = 0; slot < device->slots; slot++)
         wg_peer_remove(device, slot);
     OPENSSL_cleanse(device->cookie_secret, sizeof(device->cookie_secret));
-    wg_icmp_free(device->icmp);
-    wg_ratelimiter_free(device->handshakes);
+    wg_icmp_limits_free(device->icmp_limits);
+    wg_ratelimiter_free(device->handshake_limiter);
     wg_allowedips_destroy(&device->allowedips);
     device_locks_destroy(device);
     free(device->ring);

@@ -136,7 +136,7 @@ void wg_event_message(wg_device *device, uint32_t slot, const wg_endpoint *sourc
 
 /* What is refused under load counts like what waits: else a flood that never ends would be let in
  * for a moment every second, as soon as control has caught up. */
-bool wg_events_under_load(wg_device *device, uint64_t now_ns)
+bool wg_events_admit(wg_device *device, uint64_t now_ns)
 {
     pthread_mutex_lock(&device->events_lock);
     bool under_load = now_ns < device->load_until_ns;
@@ -148,7 +148,7 @@ bool wg_events_under_load(wg_device *device, uint64_t now_ns)
         device->load_messages = 0;
     }
     pthread_mutex_unlock(&device->events_lock);
-    return under_load;
+    return !under_load;
 }
 
 static wg_event pending_take(struct wg_peer *peer, enum wg_pending_list list)

@@ -11,9 +11,9 @@ void wg_event_forget(struct wg_peer *peer);                 /* peer is going awa
 /* Copies a handshake message into the ring; drops and counts when it is full. */
 void wg_event_message(wg_device *device, uint32_t slot, const wg_endpoint *source,
                       const uint8_t *data, uint32_t length, uint64_t now_ns);
-/* Called for each message: so many wait, or did within the last second, that it has to show mac2
- * (5.3). */
-bool wg_events_under_load(wg_device *device, uint64_t now_ns);
+/* Called for each message.  False: so many wait, or did within the last second, that it has to show
+ * mac2 (5.3). */
+bool wg_events_admit(wg_device *device, uint64_t now_ns);
 /* The worker's next kicked peer and its kinds, or NULL. Read side of tables.  When its send_wake_fd
  * is readable, drain that first, then take until NULL: it is written only when the first peer is
  * kicked. */

@@ -34,14 +34,14 @@
 #define TOS_CONTROL    0xc0 /* internetwork control: RFC 1812, section 4.3.2.5 */
 #define EXTENSIONS_MAX 8    /* headers before the upper layer's; a longer chain gets no answer */
 
-struct wg_icmp {
+struct wg_icmp_limits {
     wg_ratelimiter *per_address;
     wg_ratelimiter *all;
 };
 
-struct wg_icmp *wg_icmp_new(void)
+struct wg_icmp_limits *wg_icmp_limits_new(void)
 {
-    struct wg_icmp *icmp = calloc(1, sizeof(*icmp));
+    struct wg_icmp_limits *icmp = calloc(1, sizeof(*icmp));
 
     if (!icmp)
         return NULL;
@@ -49,11 +49,11 @@ struct wg_icmp *wg_icmp_new(void)
     icmp->all = wg_ratelimiter_new(ALL_S, ALL_BURST);
     if (icmp->per_address && icmp->all)
         return icmp;
-    wg_icmp_free(icmp);
+    wg_icmp_limits_free(icmp);
     return NULL;
 }
 
-void wg_icmp_free(struct wg_icmp *icmp)
+void wg_icmp_limits_free(struct wg_icmp_limits *icmp)
 {
     if (!icmp)
         return;
@@ -137,7 +137,7 @@ static bool v6_may_answer(const uint8_t *ip, uint32_t length)
     return at < length && ip[at] & ICMP6_INFOMSG_MASK && ip[at] != ND_REDIRECT;
 }
 
-static bool rate_allows(struct wg_icmp *icmp, const uint8_t *packet, uint64_t now_ns)
+static bool rate_allows(struct wg_icmp_limits *icmp, const uint8_t *packet, uint64_t now_ns)
 {
     static const wg_endpoint everybody = {.family = AF_INET};
     bool v4 = wg_ip_is_v4(packet);
@@ -218,7 +218,7 @@ void wg_icmp_unreachable(wg_device *device, int tun_fd, const uint8_t *packet, u
     uint8_t error[V6_ERROR_MAX];
 
     if (!(v4 ? v4_may_answer(packet, length) : v6_may_answer(packet, length)) ||
-        !rate_allows(device->icmp, packet, now_ns))
+        !rate_allows(device->icmp_limits, packet, now_ns))
         return;
     length = v4 ? v4_error(error, packet, length) : v6_error(error, packet, length);
     error_write(device, tun_fd, error, length);

@@ -249,28 +249,28 @@ static void keypair_shift(struct wg_keypair **to, struct wg_keypair **from)
 
 /* What the peer has used becomes current.  Also done before another keypair comes, so that a
  * confirmation control has not seen yet is not lost. */
-static void rotate_confirmed(struct wg_peer *peer)
+static void rotate_confirmed(struct wg_keypairs *keypairs)
 {
-    if (!peer->next || !atomic_load(&peer->next->confirmed))
+    if (!keypairs->next || !atomic_load(&keypairs->next->confirmed))
         return;
-    keypair_shift(&peer->previous, &peer->current);
-    keypair_shift(&peer->current, &peer->next);
+    keypair_shift(&keypairs->previous, &keypairs->current);
+    keypair_shift(&keypairs->current, &keypairs->next);
 }
 
 /* The initiator may use its keypair at once.  An unconfirmed next is newer than current. */
-static void rotate_in_initiated(struct wg_peer *peer, struct wg_keypair *keypair)
+static void rotate_in_initiated(struct wg_keypairs *keypairs, struct wg_keypair *keypair)
 {
-    keypair_shift(&peer->previous, peer->next ? &peer->next : &peer->current);
-    keypair_drop(&peer->current);
-    peer->current = keypair;
+    keypair_shift(&keypairs->previous, keypairs->next ? &keypairs->next : &keypairs->current);
+    keypair_drop(&keypairs->current);
+    keypairs->current = keypair;
 }
 
 /* The responder waits in next until the initiator has used the keypair. */
-static void rotate_in_responded(struct wg_peer *peer, struct wg_keypair *keypair)
+static void rotate_in_responded(struct wg_keypairs *keypairs, struct wg_keypair *keypair)
 {
-    keypair_drop(&peer->next);
-    keypair_drop(&peer->previous);
-    peer->next = keypair;
+    keypair_drop(&keypairs->next);
+    keypair_drop(&keypairs->previous);
+    keypairs->next = keypair;
 }
 
 int wg_keypair_install(wg_device *device, uint32_t slot, const wg_session *session)
@@ -287,11 +287,11 @@ int wg_keypair_install(wg_device *device, uint32_t slot, const wg_session *sessi
     if (error)
         return error;
     pthread_rwlock_wrlock(&device->tables);
-    rotate_confirmed(peer);
+    rotate_confirmed(&peer->keypairs);
     if (keypair->initiator)
-        rotate_in_initiated(peer, keypair);
+        rotate_in_initiated(&peer->keypairs, keypair);
     else
-        rotate_in_responded(peer, keypair);
+        rotate_in_responded(&peer->keypairs, keypair);
     entry->keypair = keypair;
     pthread_rwlock_unlock(&device->tables);
     atomic_store_explicit(&peer->gso_refused, 0, memory_order_relaxed);
@@ -305,7 +305,7 @@ int wg_keypair_confirm(wg_device *device, uint32_t slot)
     if (!peer)
         return -ENOENT;
     pthread_rwlock_wrlock(&device->tables);
-    rotate_confirmed(peer);
+    rotate_confirmed(&peer->keypairs);
     pthread_rwlock_unlock(&device->tables);
     return 0;
 }
@@ -316,18 +316,18 @@ int wg_keypairs_expire(wg_device *device, uint32_t slot)
 
     if (!peer)
         return -ENOENT;
-    if (peer->current)
-        atomic_store(&peer->current->can_send, false);
-    if (peer->next)
-        atomic_store(&peer->next->can_send, false);
+    if (peer->keypairs.current)
+        atomic_store(&peer->keypairs.current->can_send, false);
+    if (peer->keypairs.next)
+        atomic_store(&peer->keypairs.next->can_send, false);
     return 0;
 }
 
 void wg_keypairs_clear(struct wg_peer *peer)
 {
-    keypair_drop(&peer->current);
-    keypair_drop(&peer->previous);
-    keypair_drop(&peer->next);
+    keypair_drop(&peer->keypairs.current);
+    keypair_drop(&peer->keypairs.previous);
+    keypair_drop(&peer->keypairs.next);
 }
 
 int wg_keypairs_drop(wg_device *device, uint32_t slot)
@@ -354,9 +354,10 @@ static bool keypair_can_seal(const struct wg_keypair *keypair, uint64_t now_ns)
 
 struct wg_keypair *wg_keypair_sending(struct wg_peer *peer, uint64_t now_ns)
 {
-    struct wg_keypair *keypair = peer->current;
+    const struct wg_keypairs *keypairs = &peer->keypairs;
+    struct wg_keypair *keypair = keypairs->current;
 
-    if (peer->next && atomic_load_explicit(&peer->next->confirmed, memory_order_acquire))
-        keypair = peer->next;
+    if (keypairs->next && atomic_load_explicit(&keypairs->next->confirmed, memory_order_acquire))
+        keypair = keypairs->next;
     return keypair && keypair_can_seal(keypair, now_ns) ? keypair : NULL;
 }

@@ -79,12 +79,14 @@ static bool is_session(const struct wg_keypair *keypair, uint32_t remote_index)
 
 bool wg_nested_is_to(const struct wg_nested *nested, struct wg_peer *peer)
 {
+    const struct wg_keypairs *keypairs = &peer->keypairs;
     const struct wg_index_entry *entry;
 
     switch (nested->type) {
     case WG_MESSAGE_TRANSPORT:
-        return is_session(peer->current, nested->index) ||
-               is_session(peer->previous, nested->index) || is_session(peer->next, nested->index);
+        return is_session(keypairs->current, nested->index) ||
+               is_session(keypairs->previous, nested->index) ||
+               is_session(keypairs->next, nested->index);
     case WG_MESSAGE_INITIATION:
     case WG_MESSAGE_RESPONSE:
         entry = wg_index_find(peer->device, nested->index);

@@ -32,10 +32,10 @@ int wg_message_send(wg_device *device, uint32_t slot, const wg_endpoint *to, con
 
     if (error)
         return error;
-    error = wg_udp_send(&device->io.queues[0], &endpoint, data, length, tos);
+    error = wg_udp_send(&device->io.workers[0], &endpoint, data, length, tos);
     if (error && wg_endpoint_has_source(&endpoint) && wg_udp_is_stale_source(-error)) {
         wg_endpoint_clear_source(&endpoint);
-        error = wg_udp_send(&device->io.queues[0], &endpoint, data, length, tos);
+        error = wg_udp_send(&device->io.workers[0], &endpoint, data, length, tos);
         if (!error && peer)
             wg_peer_clear_source(device, slot);
     }

@@ -56,7 +56,7 @@ int wg_peer_clear_source(wg_device *device, uint32_t slot)
     return 0;
 }
 
-int wg_peer_judge_path(wg_device *device, uint32_t slot, const wg_endpoint *path, int holds)
+int wg_peer_allow_source(wg_device *device, uint32_t slot, const wg_endpoint *path, int allowed)
 {
     struct wg_peer *peer = wg_peer_find(device, slot);
 
@@ -64,12 +64,12 @@ int wg_peer_judge_path(wg_device *device, uint32_t slot, const wg_endpoint *path
         return -ENOENT;
     pthread_spin_lock(&peer->endpoint_lock);
     if (wg_endpoint_is_same_path(&peer->endpoint, path))
-        peer->endpoint.source_refused = !holds;
+        peer->endpoint.source_refused = !allowed;
     pthread_spin_unlock(&peer->endpoint_lock);
     return 0;
 }
 
-int wg_peer_judge_loop(wg_device *device, uint32_t slot, const wg_endpoint *endpoint, int looped)
+int wg_peer_set_looped(wg_device *device, uint32_t slot, const wg_endpoint *endpoint, int looped)
 {
     struct wg_peer *peer = wg_peer_find(device, slot);
 
@@ -187,6 +187,7 @@ int wg_peer_stats_read(wg_device *device, uint32_t slot, wg_peer_stats *stats)
 
     if (!peer)
         return -ENOENT;
+    const struct wg_keypairs *keypairs = &peer->keypairs;
     *stats = (wg_peer_stats){
         .tx_bytes = atomic_load(&peer->tx_bytes),
         .rx_bytes = atomic_load(&peer->rx_bytes),
@@ -198,7 +199,8 @@ int wg_peer_stats_read(wg_device *device, uint32_t slot, wg_peer_stats *stats)
         .rx_unanswered_since_ns = atomic_load(&peer->rx_unanswered_since_ns),
         .tx_congested = atomic_load(&peer->tx_congested),
         .staged = atomic_load(&peer->staged_count),
-        .sessions = (peer->current ? 1u : 0u) | (peer->previous ? 2u : 0u) | (peer->next ? 4u : 0u),
+        .sessions = (keypairs->current ? 1u : 0u) | (keypairs->previous ? 2u : 0u) |
+                    (keypairs->next ? 4u : 0u),
         .endpoint = wg_peer_endpoint(peer),
     };
     return 0;

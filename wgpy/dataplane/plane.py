@@ -58,7 +58,7 @@ _ALLOWED_IP: Final = struct.Struct("16sBBBx")  # wg_allowedip
 
 
 @dataclass(frozen=True, slots=True)
-class Queue:
+class WorkerIO:
     """Descriptors of one worker, -1 for a missing one."""
 
     tun_fd: int
@@ -68,9 +68,9 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class PlaneIO:
-    """What is lent to the data threads: a queue for each worker; features are Feature bits."""
+    """What is lent to the data threads; features are Feature bits."""
 
-    queues: tuple[Queue, ...]
+    workers: tuple[WorkerIO, ...]
     features: Feature
 
 
@@ -294,12 +294,12 @@ class Plane:
     def start(self, io: PlaneIO) -> None:
         """Lend the descriptors of `io` to new data threads until stop().
 
-        OSError with EBUSY: they run already.  ValueError: not a queue for each worker.
+        OSError with EBUSY: they run already.  ValueError: another number of workers.
         """
-        if len(io.queues) != self._workers:
-            raise ValueError(f"{len(io.queues)} queues for {self._workers} workers")
-        queues = [(queue.tun_fd, queue.udp4_fd, queue.udp6_fd) for queue in io.queues]
-        c_io = ffi.new("wg_io *", (queues, io.features))
+        if len(io.workers) != self._workers:
+            raise ValueError(f"descriptors of {len(io.workers)} workers for {self._workers}")
+        workers = [(worker.tun_fd, worker.udp4_fd, worker.udp6_fd) for worker in io.workers]
+        c_io = ffi.new("wg_io *", (workers, io.features))
         _checked(lib.wg_device_start(self._device, c_io))
         self._failure = None
         try:
@@ -360,19 +360,19 @@ class Plane:
         """Forget the sticky source: the kernel chooses the next one."""
         _checked(lib.wg_peer_clear_source(self._device, slot))
 
-    def judge_path(self, slot: int, path: Endpoint, holds: bool) -> None:
+    def allow_source(self, slot: int, path: Endpoint, allowed: bool) -> None:
         """Send from the sticky source again, or no more, for as long as `path` is the peer's.
 
         A path is the address of the peer, the source and its interface.
         """
-        _checked(lib.wg_peer_judge_path(self._device, slot, _endpoint_to_c(path), holds))
+        _checked(lib.wg_peer_allow_source(self._device, slot, _endpoint_to_c(path), allowed))
 
-    def judge_loop(self, slot: int, endpoint: Endpoint, looped: bool) -> None:
+    def set_looped(self, slot: int, endpoint: Endpoint, looped: bool) -> None:
         """Send nothing to the peer, or something again, for as long as `endpoint` is the peer's.
 
         Looped is an endpoint if what is sent there comes back to go to the peer.
         """
-        _checked(lib.wg_peer_judge_loop(self._device, slot, _endpoint_to_c(endpoint), looped))
+        _checked(lib.wg_peer_set_looped(self._device, slot, _endpoint_to_c(endpoint), looped))
 
     def set_handshake_gate(self, slot: int, gate_ns: int) -> None:
         """Ask for no handshake before gate_ns."""

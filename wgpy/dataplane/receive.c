@@ -82,14 +82,14 @@ static bool admit_handshake(struct receive_worker *worker, const uint8_t *messag
 {
     wg_device *device = worker->device;
 
-    if (!wg_events_under_load(device, worker->now_ns))
+    if (wg_events_admit(device, worker->now_ns))
         return true;
     if (!wg_cookie_mac2_valid(worker->cookies, message, length, source, worker->now_ns)) {
         wg_count(device, rx_under_load, 1);
         wg_cookie_want_reply(worker->cookies, message, length, source);
         return false;
     }
-    if (!wg_ratelimiter_allow(device->handshakes, source, worker->now_ns)) {
+    if (!wg_ratelimiter_allow(device->handshake_limiter, source, worker->now_ns)) {
         wg_count(device, rx_rate_limited, 1);
         return false;
     }
@@ -175,14 +175,14 @@ struct arrival { /* what came in one train under one keypair */
  */
 static void confirm_key(struct wg_keypair *keypair)
 {
-    if (keypair->peer->next == keypair && !atomic_exchange(&keypair->confirmed, true))
+    if (keypair->peer->keypairs.next == keypair && !atomic_exchange(&keypair->confirmed, true))
         wg_event_pend(keypair->peer, WG_KEY_CONFIRMED);
 }
 
 /* 6.2: the initiator of an ageing session renews it even when it only receives; once per key. */
 static void rekey_on_receive(struct receive_worker *worker, struct wg_peer *peer)
 {
-    struct wg_keypair *current = peer->current;
+    struct wg_keypair *current = peer->keypairs.current;
     uint64_t limit =
         WG_SECONDS(WG_REJECT_AFTER_TIME_S - WG_KEEPALIVE_TIMEOUT_S - WG_REKEY_TIMEOUT_S);
 
@@ -319,7 +319,7 @@ static int frame_fd(struct receive_worker *worker, const struct iovec *iov)
     const struct iovec *ip = iov + (device->io.features & WG_FEATURE_VNET_HDR ? 1 : 0);
     uint32_t queue = wg_flow_queue(device, worker->index, ip->iov_base, (uint32_t)ip->iov_len);
 
-    return device->io.queues[queue].tun_fd;
+    return device->io.workers[queue].tun_fd;
 }
 
 /* Some kernels refuse coalesced frames with EINVAL: the same packets then go one by one. */
@@ -406,9 +406,9 @@ static int receive_socket(struct receive_worker *worker, int fd, wg_backlog *bac
 static int receive_loop(struct receive_worker *worker)
 {
     wg_device *device = worker->device;
-    const wg_queue *queue = &device->io.queues[worker->index];
-    struct pollfd fds[3] = {{.fd = queue->udp4_fd, .events = POLLIN},
-                            {.fd = queue->udp6_fd, .events = POLLIN},
+    const wg_worker_io *io = &device->io.workers[worker->index];
+    struct pollfd fds[3] = {{.fd = io->udp4_fd, .events = POLLIN},
+                            {.fd = io->udp6_fd, .events = POLLIN},
                             {.fd = device->receive_wake_fd, .events = POLLIN}};
 
     while (!atomic_load(&device->stopping)) {
@@ -433,16 +433,16 @@ int wg_receive_run(wg_device *device, uint32_t worker_index)
 
     if (worker_index >= device->workers)
         return -EINVAL;
-    const wg_queue *queue = &device->io.queues[worker_index];
-    wg_backlog_open(&worker.backlogs[0], queue->udp4_fd);
-    wg_backlog_open(&worker.backlogs[1], queue->udp6_fd);
+    const wg_worker_io *io = &device->io.workers[worker_index];
+    wg_backlog_open(&worker.backlogs[0], io->udp4_fd);
+    wg_backlog_open(&worker.backlogs[1], io->udp6_fd);
     worker.receiver = wg_udp_receiver_new();
     worker.gro = wg_gro_new();
     worker.cookies = wg_cookie_checker_new(device, worker_index);
     if (worker.receiver && worker.gro && worker.cookies)
         error = receive_loop(&worker);
-    wg_backlog_close(&worker.backlogs[0], queue->udp4_fd);
-    wg_backlog_close(&worker.backlogs[1], queue->udp6_fd);
+    wg_backlog_close(&worker.backlogs[0], io->udp4_fd);
+    wg_backlog_close(&worker.backlogs[1], io->udp6_fd);
     wg_udp_receiver_free(worker.receiver);
     wg_gro_free(worker.gro);
     wg_cookie_checker_free(worker.cookies);

@@ -433,10 +433,10 @@ int wg_send_run(wg_device *device, uint32_t worker_index)
 
     if (worker_index >= device->workers)
         return -EINVAL;
-    const wg_queue *queue = &device->io.queues[worker_index];
-    struct send_worker worker = {.device = device, .index = worker_index, .tun_fd = queue->tun_fd};
+    const wg_worker_io *io = &device->io.workers[worker_index];
+    struct send_worker worker = {.device = device, .index = worker_index, .tun_fd = io->tun_fd};
     worker.frame = calloc(1, frame_size);
-    worker.sender = wg_sender_new(queue, true); /* its waits hold back who writes to the TUN */
+    worker.sender = wg_sender_new(io, true); /* its waits hold back who writes to the TUN */
     if (worker.frame && worker.sender)
         error = send_loop(&worker);
     wg_sender_free(worker.sender);

@@ -19,7 +19,7 @@
 #define YIELD_NS         (WG_SECONDS(1) / 4)
 
 struct wg_sender {
-    const wg_queue *queue; /* its sockets */
+    const wg_worker_io *io; /* its sockets */
     struct wg_congestion congestion;
     struct wg_udp_messages *messages; /* built at flush */
     uint8_t *arena;                   /* theirs */
@@ -28,14 +28,14 @@ struct wg_sender {
     struct wg_run runs[WG_UDP_SEND_SLOTS];
 };
 
-struct wg_sender *wg_sender_new(const wg_queue *queue, bool patient)
+struct wg_sender *wg_sender_new(const wg_worker_io *io, bool patient)
 {
     struct wg_sender *sender = calloc(1, sizeof(*sender));
 
     if (!sender)
         return NULL;
-    sender->queue = queue;
-    wg_congestion_init(&sender->congestion, wg_udp_send_buffer(queue), patient);
+    sender->io = io;
+    wg_congestion_init(&sender->congestion, wg_udp_send_buffer(io), patient);
     sender->messages = wg_udp_messages_new();
     if (!sender->messages) {
         free(sender);
@@ -182,8 +182,7 @@ static bool run_send_without_source(wg_device *device, struct wg_sender *sender,
         return false;
     wg_endpoint_clear_source(&other.to);
     wg_udp_messages_set(sender->messages, i, &other);
-    if (wg_udp_messages_send(sender->messages, wg_udp_fd(sender->queue, &run->to), i, 1, error) !=
-        1)
+    if (wg_udp_messages_send(sender->messages, wg_udp_fd(sender->io, &run->to), i, 1, error) != 1)
         return false;
     peer_forget_source(device, run);
     return true;
@@ -202,7 +201,7 @@ static void run_send_singly(wg_device *device, struct wg_sender *sender, const s
 
         one.length = end - one.offset < run->segment ? end - one.offset : run->segment;
         wg_udp_messages_set(sender->messages, scratch, &one);
-        if (wg_udp_messages_send(sender->messages, wg_udp_fd(sender->queue, &run->to), scratch, 1,
+        if (wg_udp_messages_send(sender->messages, wg_udp_fd(sender->io, &run->to), scratch, 1,
                                  &error) == 1)
             wg_count(device, tx_calls, 1);
         else if (!run_send_without_source(device, sender, &one, scratch, &error))
@@ -241,7 +240,7 @@ static uint32_t runs_alike(const struct wg_sender *sender, uint32_t first)
 static uint32_t runs_try(struct wg_sender *sender, uint32_t first, uint32_t count, int *error)
 {
     const struct wg_run *run = &sender->runs[first];
-    int fd = wg_udp_fd(sender->queue, &run->to);
+    int fd = wg_udp_fd(sender->io, &run->to);
 
     *error = EAGAIN;
     if (wg_congestion_needs_look(&sender->congestion, run) && !has_room(sender, run, fd) &&

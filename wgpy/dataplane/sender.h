@@ -6,8 +6,8 @@
 #include "api.h"
 
 struct wg_sender; /* one batch of sealed messages, in one arena */
-/* queue: whose sockets it sends from; has to outlive it.  patient: it may wait for room, a bit. */
-struct wg_sender *wg_sender_new(const wg_queue *queue, bool patient);
+/* io: whose sockets it sends from; has to outlive it.  patient: it may wait for room, a bit. */
+struct wg_sender *wg_sender_new(const wg_worker_io *io, bool patient);
 void wg_sender_free(struct wg_sender *sender);
 /* How many messages of length bytes surely fit; 0: flush first.  Then seal each at wg_sender_place
  * and commit it. Messages that follow each other to one endpoint with one TOS and one size (the

@@ -22,7 +22,7 @@
 
 struct wg_aead_backend;    /* aead.c */
 struct wg_allowedips_node; /* allowedips.c */
-struct wg_icmp;            /* icmp.c */
+struct wg_icmp_limits;     /* icmp.c */
 struct wg_index_entry;     /* keypair.h */
 struct wg_keypair;         /* likewise */
 struct wg_staged;          /* staged.h */
@@ -46,13 +46,19 @@ struct wg_pending_place { /* a peer's, on one list */
     uint32_t bits; /* enum wg_pending, not yet taken; 0: not on the list */
 };
 
+struct wg_keypairs {             /* of one peer (6.3); control writes; device.tables */
+    struct wg_keypair *current;  /* to send with, and received with */
+    struct wg_keypair *previous; /* still received with */
+    struct wg_keypair *next;     /* the responder's, until the initiator has used it */
+};
+
 struct wg_peer {
     uint32_t slot;
     wg_device *device;
-    struct wg_keypair *current, *previous, *next; /* control; device.tables */
-    struct wg_allowedips_node *first_allowedip;   /* control; device.tables; insertion order */
+    struct wg_keypairs keypairs;
+    struct wg_allowedips_node *first_allowedip; /* control; device.tables; insertion order */
     struct wg_allowedips_node *last_allowedip;
-    uint32_t allowedips;                /* how many; control; device.tables */
+    uint32_t allowedip_count;           /* control; device.tables */
     struct wg_index_entry *first_index; /* all of this peer's indexes; control; device.tables */
 
     pthread_spinlock_t endpoint_lock;
@@ -138,8 +144,8 @@ struct wg_device {
     pthread_mutex_t cookie_lock;
     uint8_t cookie_secret[WG_KEY_LEN]; /* cookie_lock; receive threads renew it when it is needed */
     uint64_t cookie_secret_expires_ns; /* cookie_lock */
-    struct wg_ratelimiter *handshakes; /* rates of sources under load; made at create */
-    struct wg_icmp *icmp;              /* rates of ICMP errors; made at create */
+    struct wg_ratelimiter *handshake_limiter; /* rates of sources under load; made at create */
+    struct wg_icmp_limits *icmp_limits;       /* rates of ICMP errors; made at create */
 
     struct { /* one relaxed atomic per field of wg_counters, same order */
         _Atomic uint64_t value[sizeof(wg_counters) / sizeof(uint64_t)];

@@ -237,9 +237,9 @@ void wg_udp_messages_free(struct wg_udp_messages *messages)
 
 uint8_t *wg_udp_messages_arena(struct wg_udp_messages *messages) { return messages->arena; }
 
-int wg_udp_fd(const wg_queue *queue, const wg_endpoint *to)
+int wg_udp_fd(const wg_worker_io *io, const wg_endpoint *to)
 {
-    return to->family == AF_INET ? queue->udp4_fd : queue->udp6_fd;
+    return to->family == AF_INET ? io->udp4_fd : io->udp6_fd;
 }
 
 void wg_udp_messages_set(struct wg_udp_messages *messages, uint32_t i, const struct wg_run *run)
@@ -282,7 +282,7 @@ bool wg_udp_is_stale_source(int error)
     return error == EINVAL || error == EADDRNOTAVAIL || error == ENETUNREACH || error == ENODEV;
 }
 
-int wg_udp_send(const wg_queue *queue, const wg_endpoint *to, const uint8_t *data, uint32_t length,
+int wg_udp_send(const wg_worker_io *io, const wg_endpoint *to, const uint8_t *data, uint32_t length,
                 uint8_t tos)
 {
     union sockaddr_any name;
@@ -292,7 +292,7 @@ int wg_udp_send(const wg_queue *queue, const wg_endpoint *to, const uint8_t *dat
 
     msg.msg_namelen = endpoint_to_sockaddr(to, &name);
     message_set_control(&msg, &control, to, tos, 0);
-    return sendmsg(wg_udp_fd(queue, to), &msg, MSG_DONTWAIT) < 0 ? -errno : 0;
+    return sendmsg(wg_udp_fd(io, to), &msg, MSG_DONTWAIT) < 0 ? -errno : 0;
 }
 
 /* ---- in -------------------------------------------------------------------------------------- */
@@ -387,9 +387,9 @@ int wg_udp_receive(struct wg_udp_receiver *receiver, int fd, struct wg_datagrams
 /* ---- a socket's buffers ---------------------------------------------------------------------- */
 
 /* Both sockets are alike. */
-uint32_t wg_udp_send_buffer(const wg_queue *queue)
+uint32_t wg_udp_send_buffer(const wg_worker_io *io)
 {
-    int fd = queue->udp4_fd >= 0 ? queue->udp4_fd : queue->udp6_fd, length = 0;
+    int fd = io->udp4_fd >= 0 ? io->udp4_fd : io->udp6_fd, length = 0;
     socklen_t size = sizeof(length);
 
     return getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &length, &size) ? UINT32_MAX : (uint32_t)length;

@@ -26,7 +26,7 @@ uint32_t wg_udp_receive_buffer(int fd); /* bytes that may wait in it; 0 if unkno
 void wg_udp_set_receive_buffer(int fd, uint32_t bytes);
 
 /* One datagram, without waiting; 0 or -errno. */
-int wg_udp_send(const wg_queue *queue, const wg_endpoint *to, const uint8_t *data, uint32_t length,
+int wg_udp_send(const wg_worker_io *io, const wg_endpoint *to, const uint8_t *data, uint32_t length,
                 uint8_t tos);
 /* Whether a positive errno may come of the source; if it does, a try without the source tells. */
 bool wg_udp_is_stale_source(int error);
@@ -55,9 +55,9 @@ void wg_udp_messages_set(struct wg_udp_messages *messages, uint32_t i, const str
  * an error, and that error (or 0) in *error. */
 uint32_t wg_udp_messages_send(struct wg_udp_messages *messages, int fd, uint32_t first,
                               uint32_t count, int *error);
-int wg_udp_fd(const wg_queue *queue, const wg_endpoint *to); /* the socket of its family */
-uint32_t wg_udp_send_buffer(const wg_queue *queue);          /* its length, bytes */
-int wg_udp_queued(int fd);                                   /* bytes in it; negative: unknown */
+int wg_udp_fd(const wg_worker_io *io, const wg_endpoint *to); /* the socket of its family */
+uint32_t wg_udp_send_buffer(const wg_worker_io *io);          /* its length, bytes */
+int wg_udp_queued(int fd);                                    /* bytes in it; negative: unknown */
 bool wg_udp_wait_room(int fd); /* for a moment; false: half of it is not free by then */
 
 #endif

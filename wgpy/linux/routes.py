@@ -96,7 +96,7 @@ class RouteWatch:
         async with AsyncIPRoute(groups=0) as netlink:
             for piece in self._device.paths():
                 for slot, path in piece:
-                    await self._judge_path(netlink, slot, path)
+                    await self._check_path(netlink, slot, path)
                 await asyncio.sleep(0)  # most peers may have no source, then nothing waits
 
     async def look_at_loops(self) -> None:
@@ -105,19 +105,19 @@ class RouteWatch:
         async with AsyncIPRoute(groups=0) as netlink:
             for slot, endpoint in self._device.loops():
                 interface: int | None = endpoint.scope_id
-                if not interface and await self._judge_path(netlink, slot, endpoint):
+                if not interface and await self._check_path(netlink, slot, endpoint):
                     interface = endpoint.source_ifindex
                 if not interface:
                     interface = await self._way_out(netlink, endpoint)
-                self._device.judge_loop(slot, endpoint, own != 0 and interface == own)
+                self._device.set_leads_in(slot, endpoint, own != 0 and interface == own)
 
-    async def _judge_path(self, netlink: AsyncIPRoute, slot: int, path: Endpoint) -> bool:
+    async def _check_path(self, netlink: AsyncIPRoute, slot: int, path: Endpoint) -> bool:
         """Tell and return whether the path has a source that holds; a zone fixes the interface."""
         if path.scope_id or not path.source:
             return False
         source = str(ipaddress.ip_address(path.source))
         holds = await self._way_out(netlink, path, src=source) == path.source_ifindex
-        self._device.judge_path(slot, path, holds)
+        self._device.allow_source(slot, path, holds)
         return holds
 
     async def _way_out(self, netlink: AsyncIPRoute, to: Endpoint, **source: str) -> int | None:
