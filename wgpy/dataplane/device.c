@@ -236,13 +236,3 @@ int wg_peer_remove(wg_device *device, uint32_t slot)
     peer_free(peer);
     return 0;
 }
-
-int wg_peer_drop_staged(wg_device *device, uint32_t slot)
-{
-    struct wg_peer *peer = wg_peer_find(device, slot);
-
-    if (!peer)
-        return -ENOENT;
-    wg_staged_drop(peer);
-    return 0;
-}

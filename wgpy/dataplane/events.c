@@ -265,8 +265,8 @@ static bool kick_append(struct wg_peer *peer, uint32_t worker, uint32_t kinds)
     return first;
 }
 
-/* Returns the workers to wake: who has something staged, and for a keepalive one. */
-static uint32_t kick_workers(struct wg_peer *peer, uint32_t kinds)
+/* Who has something staged, and for a keepalive one. */
+uint32_t wg_kick_add(struct wg_peer *peer, uint32_t kinds)
 {
     uint32_t workers = atomic_load(&peer->staged_workers), wake = 0;
 
@@ -279,21 +279,12 @@ static uint32_t kick_workers(struct wg_peer *peer, uint32_t kinds)
     return wake;
 }
 
-/* Send threads kick too, for what did not fit: hence the read lock. */
-int wg_peer_kick(wg_device *device, uint32_t slot, uint32_t kinds)
+void wg_kick_wake(const wg_device *device, uint32_t workers)
 {
-    uint32_t wake = 0;
-
-    pthread_rwlock_rdlock(&device->tables);
-    struct wg_peer *peer = wg_peer_find(device, slot);
-    if (peer)
-        wake = kick_workers(peer, kinds);
-    pthread_rwlock_unlock(&device->tables);
-    for (uint32_t worker = 0; wake >> worker; worker++) {
-        if (wake >> worker & 1)
+    for (uint32_t worker = 0; workers >> worker; worker++) {
+        if (workers >> worker & 1)
             wg_wake(device->send_wake_fds[worker]);
     }
-    return peer ? 0 : -ENOENT;
 }
 
 struct wg_peer *wg_kick_take(wg_device *device, uint32_t worker, uint32_t *kinds)

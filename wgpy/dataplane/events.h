@@ -14,6 +14,10 @@ void wg_event_message(wg_device *device, uint32_t slot, const wg_endpoint *sourc
 /* Called for each message.  False: so many wait, or did within the last second, that it has to show
  * mac2 (5.3). */
 bool wg_events_admit(wg_device *device, uint64_t now_ns);
+/* Puts the peer into the inboxes of the send threads that have something to do.  Returns those to
+ * wake, bit i for worker i, when the lock is let go.  Read side of tables. */
+uint32_t wg_kick_add(struct wg_peer *peer, uint32_t kinds);
+void wg_kick_wake(const wg_device *device, uint32_t workers);
 /* The worker's next kicked peer and its kinds, or NULL. Read side of tables.  When its send_wake_fd
  * is readable, drain that first, then take until NULL: it is written only when the first peer is
  * kicked. */

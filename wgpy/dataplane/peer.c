@@ -205,3 +205,19 @@ int wg_peer_stats_read(wg_device *device, uint32_t slot, wg_peer_stats *stats)
     };
     return 0;
 }
+
+/* ---- kick ------------------------------------------------------------------------------------ */
+
+/* Send threads kick too, for what did not fit: hence the read lock. */
+int wg_peer_kick(wg_device *device, uint32_t slot, uint32_t kinds)
+{
+    uint32_t wake = 0;
+
+    pthread_rwlock_rdlock(&device->tables);
+    struct wg_peer *peer = wg_peer_find(device, slot);
+    if (peer)
+        wake = wg_kick_add(peer, kinds);
+    pthread_rwlock_unlock(&device->tables);
+    wg_kick_wake(device, wake);
+    return peer ? 0 : -ENOENT;
+}

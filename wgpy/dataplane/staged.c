@@ -4,6 +4,7 @@
  *
  * Each packet belongs to the send thread that read it.  If another sent it, a later packet of the
  * same flow, which its own thread reads next, could leave before it. */
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -100,4 +101,14 @@ void wg_staged_drop(struct wg_peer *peer)
     while (peer->staged_first)
         staged_drop_oldest(peer);
     pthread_mutex_unlock(&peer->staged_lock);
+}
+
+int wg_peer_drop_staged(wg_device *device, uint32_t slot)
+{
+    struct wg_peer *peer = wg_peer_find(device, slot);
+
+    if (!peer)
+        return -ENOENT;
+    wg_staged_drop(peer);
+    return 0;
 }
