@@ -5,7 +5,7 @@ from glob import glob
 from setuptools import setup
 
 setup(
-    cffi_modules=["wgpy/dataplane/build.py:ffibuilder"],
+    cffi_modules=["wgpy/dataplane/build.py:builder"],
     data_files=[
         ("share/man/man8", glob("man/*.8")),
         ("lib/systemd/system", glob("systemd/*.service")),

@@ -40,21 +40,11 @@ class Stage:
 @contextmanager
 def program() -> Iterator[Path]:
     """Compile the benchmark, while the context lasts.  CalledProcessError: it won't build."""
-    from wgpy.dataplane.build import compiler, flags, has_ipsec_mb  # works in a checkout only
+    from wgpy.dataplane.build import link  # works in a checkout only
 
-    sources = [p for p in sorted((ROOT / "wgpy/dataplane").glob("*.c")) if p.stem != "_core"]
-    compile_args, link_args = flags()
-    libraries = ["-lcrypto", "-lpthread"]
-    if has_ipsec_mb():
-        compile_args = [*compile_args, "-DWGPY_IPSEC_MB=1"]
-        libraries.append("-lIPSec_MB")
     with tempfile.TemporaryDirectory(prefix="wgpy-stages-") as directory:
         path = Path(directory, "stages")
-        files = [str(ROOT / "bench/stages.c"), *map(str, sources), "-o", str(path)]
-        include = f"-I{ROOT / 'wgpy/dataplane'}"
-        subprocess.run(
-            [*compiler(), *compile_args, include, *files, *link_args, *libraries], check=True
-        )
+        link(path, str(ROOT / "bench/stages.c"))
         yield path
 
 

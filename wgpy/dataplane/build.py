@@ -20,6 +20,7 @@ from cffi import FFI
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
+MODULE = "wgpy.dataplane._core"
 
 C_FLAGS = [
     "-std=gnu11",
@@ -32,6 +33,7 @@ C_FLAGS = [
 WARNINGS = ["-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Wno-sign-conversion"]
 HARDENING = ["-fstack-protector-strong", "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2"]
 LINK_HARDENING = ["-Wl,-z,relro,-z,now"]
+LIBRARIES = ["-lcrypto", "-lpthread"]
 
 # What cffi generates is not ours to keep clean; it comes after this text in the same file.
 CORE_PREAMBLE = """
@@ -109,40 +111,53 @@ def has_ipsec_mb() -> bool:
 
 
 def flags() -> tuple[list[str], list[str]]:
-    """Return compiler and linker flags."""
-    compile_args = C_FLAGS + WARNINGS
+    """Return compiler and linker flags, the libraries among them."""
+    compile_args, libraries = C_FLAGS + WARNINGS, LIBRARIES
     if os.environ.get("WGPY_WERROR") == "1":
         compile_args = [*compile_args, "-Werror"]
+    if has_ipsec_mb():
+        compile_args = [*compile_args, "-DWGPY_IPSEC_MB=1"]
+        libraries = [*libraries, "-lIPSec_MB"]
     sanitize = os.environ.get("WGPY_SANITIZE")
     if not sanitize:
-        return compile_args + HARDENING, LINK_HARDENING
+        return compile_args + HARDENING, LINK_HARDENING + libraries
     checks = [f"-fsanitize={sanitize}", "-fno-sanitize-recover=all"]
-    return [*compile_args, *checks, "-fno-omit-frame-pointer", "-g", "-O1"], checks
+    return [*compile_args, *checks, "-fno-omit-frame-pointer", "-g", "-O1"], checks + libraries
+
+
+def sources() -> list[Path]:
+    """List the C files of the core."""
+    return [path for path in sorted(HERE.glob("*.c")) if path.stem != "_core"]
+
+
+def link(output: Path, *arguments: str) -> None:
+    """Compile the core with what the arguments name: a program, or with -shared a library.
+
+    For benchmarks and tests.  subprocess.CalledProcessError: it does not build.
+    """
+    compile_args, link_args = flags()
+    command = [*compiler(), *compile_args, f"-I{HERE}", *map(str, sources()), *arguments]
+    subprocess.run([*command, "-o", str(output), *link_args], check=True)
 
 
 def builder() -> FFI:
     """Make the cffi builder that setuptools and `python -m wgpy.dataplane.build` run."""
     require_tools()
-    ipsec_mb = has_ipsec_mb()
     compile_args, link_args = flags()
     ffi = FFI()
     ffi.cdef(cdef((HERE / "api.h").read_text()))
     ffi.set_source(
-        "wgpy.dataplane._core",
+        MODULE,
         CORE_PREAMBLE,
-        sources=[str(p.relative_to(ROOT)) for p in sorted(HERE.glob("*.c")) if p.stem != "_core"],
+        sources=[str(path.relative_to(ROOT)) for path in sources()],
         depends=[str(p.relative_to(ROOT)) for p in sorted(HERE.glob("*.h"))],
         include_dirs=["wgpy/dataplane"],
-        define_macros=[("WGPY_IPSEC_MB", "1")] if ipsec_mb else [],
-        libraries=["crypto", "pthread", *(["IPSec_MB"] if ipsec_mb else [])],
         extra_compile_args=compile_args,
         extra_link_args=link_args,
     )
     return ffi
 
 
-ffibuilder = builder()
-
 if __name__ == "__main__":
     os.chdir(ROOT)
-    ffibuilder.compile(tmpdir=str(ROOT), verbose=True)
+    builder().compile(tmpdir=str(ROOT), verbose=True)
