@@ -1,10 +1,14 @@
 """What every test runs under; fixtures belong to the directories that use them."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import core
 import pytest
 from hypothesis import settings
+
+sys.meta_path.insert(0, core.CoreFinder())
 
 LOG = Path("/var/run/wireguard/wgpy.log")  # of daemons in the background, without a syslog
 
@@ -20,3 +24,10 @@ def leave_no_log() -> Iterator[None]:
     yield
     if not was_there:
         LOG.unlink(missing_ok=True)
+
+
+@pytest.fixture(autouse=True)
+def real_time() -> Iterator[None]:
+    """The next test has the time that it is, however far this one went ahead."""
+    yield
+    core.reset_clock()

@@ -2,7 +2,9 @@
 
 from collections import deque
 
-from wgpy.dataplane.plane import EVENT_RING, MessageEvent, PendingEvent
+from core_numbers import EVENT_RING
+
+from wgpy.dataplane.plane import MessageEvent, PendingEvent
 
 
 class FakeInbox:

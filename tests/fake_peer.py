@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass, field
 
+from core_numbers import REJECT_AFTER_MESSAGES
+
 from wgpy.config import Endpoint
 from wgpy.dataplane._core import lib
-from wgpy.dataplane.plane import REJECT_AFTER_MESSAGES, PeerStats, Session
+from wgpy.dataplane.plane import PeerStats, Session
 
 REPLAY_WINDOW = lib.WG_REPLAY_WINDOW
 

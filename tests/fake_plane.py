@@ -13,13 +13,7 @@ from hashlib import blake2s
 from itertools import count
 from random import Random
 
-from fake_inbox import FakeInbox
-from fake_peer import NO_TRAFFIC, FakeKeypair, FakePeer
-from fakes import WIRE_LEN, Clock, Datagram, FakeSockets, Network, S
-
-from wgpy.config import AllowedIP, Endpoint
-from wgpy.dataplane._core import lib
-from wgpy.dataplane.plane import (
+from core_numbers import (
     KEEPALIVE_TIMEOUT_S,
     MESSAGE_COOKIE_REPLY,
     MESSAGE_INITIATION,
@@ -30,13 +24,14 @@ from wgpy.dataplane.plane import (
     REKEY_AFTER_MESSAGES,
     REKEY_AFTER_TIME_S,
     REKEY_TIMEOUT_S,
-    MessageEvent,
-    PeerStats,
-    PendingEvent,
-    Plane,
-    PlaneIO,
-    Session,
 )
+from fake_inbox import FakeInbox
+from fake_peer import NO_TRAFFIC, FakeKeypair, FakePeer
+from fakes import WIRE_LEN, Clock, Datagram, FakeSockets, Network, S
+
+from wgpy.config import AllowedIP, Endpoint
+from wgpy.dataplane._core import lib
+from wgpy.dataplane.plane import MessageEvent, PeerStats, PendingEvent, Plane, PlaneIO, Session
 from wgpy.protocol.cookie import _xchacha20poly1305, cookie_key
 
 STAGED_MAX = lib.WG_STAGED_MAX
@@ -77,9 +72,6 @@ class FakePlane(Plane):
 
     def now_ns(self) -> int:
         return self._loop.now_ns
-
-    def advance_clock(self, by_ns: int) -> None:
-        self._loop.advance(by_ns / S)
 
     def set_mtu(self, mtu: int) -> None:
         self.mtu = mtu
@@ -259,19 +251,16 @@ class FakePlane(Plane):
         """Whether there are events that control has not taken."""
         return self._inbox.waiting
 
-    def send_message(
-        self, slot: int | None, to: Endpoint | None, data: bytes, tos: int, now_ns: int
-    ) -> None:
+    def send_message(self, slot: int, data: bytes, tos: int, now_ns: int) -> None:
         if self.send_error is not None:
             raise self.send_error
-        if slot is not None:
-            peer = self.peers[slot]
-            to = peer.stats.endpoint if to is None else to
-            if to is not None and to == peer.looped:
-                raise OSError(errno.ELOOP, "looped")
-            self._stamp_sent(peer, len(data), data=False)
+        peer = self.peers[slot]
+        to = peer.stats.endpoint
         if to is None:
             raise OSError(errno.EDESTADDRREQ, "no endpoint")
+        if peer.is_looped:
+            raise OSError(errno.ELOOP, "looped")
+        self._stamp_sent(peer, len(data), data=False)
         self._transmit(to, data, tos)
 
     # ---- what the data threads do ------------------------------------------------------------
@@ -367,8 +356,7 @@ class FakePlane(Plane):
             if slot is None or (datagram.kind == MESSAGE_RESPONSE and keypair is not None):
                 return
         if datagram.kind == MESSAGE_COOKIE_REPLY or self._mac1_valid(datagram.data):
-            now_ns = self._loop.now_ns
-            self.inject(MessageEvent(slot, datagram.data, datagram.source, now_ns))
+            self.inject(MessageEvent(slot, datagram.data, datagram.source))
 
     def _mac1_valid(self, message: bytes) -> bool:
         if self.mac1_key is None:

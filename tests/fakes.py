@@ -7,8 +7,9 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import Protocol
 
+from core_numbers import MESSAGE_TRANSPORT
+
 from wgpy.config import Endpoint
-from wgpy.dataplane.plane import MESSAGE_TRANSPORT
 from wgpy.ports import Feature
 
 S = 1_000_000_000  # nanoseconds

@@ -15,6 +15,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from changes import DeviceFields
+from core import advance_clock
 from fakes import FakeHandle, S
 
 from wgpy.config import DeviceChange, PeerChange, PeerSnapshot
@@ -74,8 +75,7 @@ class Loop:
 
     def advance(self, seconds: float) -> None:
         """Jump; what has become due happens in the next `until`."""
-        for plane in self.planes:
-            plane.advance_clock(round(seconds * S))
+        advance_clock(round(seconds * S))
 
     def until(self, condition: Callable[[], object]) -> None:
         end_ns = self.planes[0].now_ns() + PATIENCE_S * S

@@ -6,6 +6,7 @@ from ipaddress import ip_network
 
 import pytest
 from changes import DeviceFields
+from core_numbers import MESSAGE_INITIATION, MESSAGE_RESPONSE, MESSAGE_TRANSPORT, SESSION_CURRENT
 from fake_hosts import ELSEWHERE, Host, World, host_that_is_down, key
 from fake_plane import FakePlane
 from fakes import FakeLoop, FakeNetwork
@@ -17,14 +18,7 @@ from wgpy.config import (
     PeerChange,
     PeerSnapshot,
 )
-from wgpy.dataplane.plane import (
-    MESSAGE_INITIATION,
-    MESSAGE_RESPONSE,
-    MESSAGE_TRANSPORT,
-    SESSION_CURRENT,
-    MessageEvent,
-    Plane,
-)
+from wgpy.dataplane.plane import MessageEvent, Plane
 from wgpy.device import EVENTS_PER_TURN
 from wgpy.errors import ConfigError
 from wgpy.protocol.cookie import cookie_key, mac1_key
@@ -51,7 +45,7 @@ def prefixes(*texts: str, remove: bool = False) -> tuple[AllowedIP, ...]:
 
 def flood(host: Host) -> None:
     """Fill the ring with rubbish that costs a handshake."""
-    rubbish = MessageEvent(None, b"\x01" + bytes(147), ELSEWHERE, 0)
+    rubbish = MessageEvent(None, b"\x01" + bytes(147), ELSEWHERE)
     for _ in range(16 * EVENTS_PER_TURN):
         host.plane.inject(rubbish)
 

@@ -3,10 +3,11 @@
 import logging
 
 import pytest
+from core_numbers import SESSION_CURRENT
 from fake_hosts import ELSEWHERE, Host, World, host_that_is_down, key
 
 from wgpy.config import ZERO_KEY, DeviceSnapshot, PeerChange
-from wgpy.dataplane.plane import SESSION_CURRENT, MessageEvent
+from wgpy.dataplane.plane import MessageEvent, WorkerIO
 from wgpy.device import EVENTS_PER_TURN
 from wgpy.errors import ConfigError
 from wgpy.ports import Feature
@@ -62,7 +63,7 @@ def test_down_drops_staged_packets_and_the_handshake(world: World) -> None:
 
 
 def test_what_is_left_over_from_before_down_is_not_handled(world: World) -> None:
-    world.a.plane.inject(MessageEvent(None, bytes(148), ELSEWHERE, 0))
+    world.a.plane.inject(MessageEvent(None, bytes(148), ELSEWHERE))
     world.a.send(b"ping")
     world.a.device.down()
     world.loop.advance(20)
@@ -72,7 +73,7 @@ def test_what_is_left_over_from_before_down_is_not_handled(world: World) -> None
 
 def test_messages_that_wait_for_their_turn_are_dropped_by_down(world: World) -> None:
     for _ in range(2 * EVENTS_PER_TURN):
-        world.b.plane.inject(MessageEvent(None, b"\x01" + bytes(147), ELSEWHERE, 0))
+        world.b.plane.inject(MessageEvent(None, b"\x01" + bytes(147), ELSEWHERE))
     world.b.device.on_events()
     handled = world.b.device.bad_messages
     assert 0 < handled <= EVENTS_PER_TURN

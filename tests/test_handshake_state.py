@@ -1,9 +1,9 @@
 """Where a handshake stands, as the table of ARCHITECTURE has it; see fake_hosts.py."""
 
 import pytest
+from core_numbers import MESSAGE_INITIATION, MESSAGE_RESPONSE, MESSAGE_TRANSPORT
 from fake_hosts import World
 
-from wgpy.dataplane.plane import MESSAGE_INITIATION, MESSAGE_RESPONSE, MESSAGE_TRANSPORT
 from wgpy.protocol.handshake import Handshake
 
 

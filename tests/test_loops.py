@@ -5,10 +5,10 @@ from dataclasses import replace
 from ipaddress import ip_network
 
 import pytest
+from core_numbers import MESSAGE_INITIATION
 from fake_hosts import ELSEWHERE, World, key
 
 from wgpy.config import AllowedIP, PeerChange
-from wgpy.dataplane.plane import MESSAGE_INITIATION
 
 SLOT = 0
 

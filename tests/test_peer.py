@@ -7,19 +7,19 @@ from dataclasses import replace
 from hashlib import blake2s
 
 import pytest
-from fake_hosts import ELSEWHERE, EPOCH_NS, World, initiation, key
-from fake_plane import cookie_reply
-from fakes import Datagram, S
-
-from wgpy.config import PeerChange
-from wgpy.dataplane.plane import (
+from core_numbers import (
     MESSAGE_INITIATION,
     MESSAGE_RESPONSE,
     MESSAGE_TRANSPORT,
     SESSION_CURRENT,
     SESSION_NEXT,
-    MessageEvent,
 )
+from fake_hosts import ELSEWHERE, EPOCH_NS, World, initiation, key
+from fake_plane import cookie_reply
+from fakes import Datagram, S
+
+from wgpy.config import PeerChange
+from wgpy.dataplane.plane import MessageEvent
 from wgpy.peer import HANDSHAKE_TOS
 from wgpy.protocol.noise import StaticKey
 
@@ -109,7 +109,7 @@ def test_a_response_to_no_initiation_is_refused(world: World) -> None:
     world.a.send(b"ping")
     world.loop.run()
     [response] = world.sent_by(world.b, MESSAGE_RESPONSE)
-    event = MessageEvent(0, response.data, response.source, world.loop.now_ns)
+    event = MessageEvent(0, response.data, response.source)
     world.a.plane.inject(event)
     world.loop.run()
     assert world.a.device.bad_messages == 1
@@ -123,7 +123,7 @@ def test_a_forged_response_does_not_spoil_the_handshake(world: World) -> None:
     [response] = world.sent_by(world.b, MESSAGE_RESPONSE)
     forged = response.data[:50] + bytes(10) + response.data[60:]
     for data in (forged, response.data):
-        world.a.plane.inject(MessageEvent(0, data, response.source, world.loop.now_ns))
+        world.a.plane.inject(MessageEvent(0, data, response.source))
     world.loop.run()
     assert world.a.device.bad_messages == 1
     assert world.a.sessions == SESSION_CURRENT

@@ -4,16 +4,11 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
+from core_numbers import MESSAGE_INITIATION, MESSAGE_TRANSPORT, SESSION_CURRENT, SESSION_PREVIOUS
 from fake_hosts import EPOCH_NS, World, initiation
 from fakes import Datagram, S
 
 from wgpy.config import PeerChange
-from wgpy.dataplane.plane import (
-    MESSAGE_INITIATION,
-    MESSAGE_TRANSPORT,
-    SESSION_CURRENT,
-    SESSION_PREVIOUS,
-)
 from wgpy.log import NOTICE
 from wgpy.protocol.timers import MAX_RETRIES
 

@@ -6,11 +6,11 @@ from contextlib import ExitStack
 from functools import partial
 
 import pytest
+from core_numbers import INITIATION_LEN, LOAD, SESSION_CURRENT
 from fakes import S
 from loopback import LOOPBACK, PATIENCE_S, Host, Loop
 
 from wgpy.config import AllowedIP, Endpoint, PeerChange
-from wgpy.dataplane.plane import INITIATION_LEN, LOAD, SESSION_CURRENT
 from wgpy.protocol.cookie import CookieGenerator
 from wgpy.protocol.noise import StaticKey
 

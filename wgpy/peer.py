@@ -361,7 +361,7 @@ class Peer:
         """Send message 1 or 2.  A failure is like a loss on the way: the timers see to it."""
         message = self._cookies.add_macs(message, now_ns)
         try:
-            self._plane.send_message(self.slot, None, message, HANDSHAKE_TOS, now_ns)
+            self._plane.send_message(self.slot, message, HANDSHAKE_TOS, now_ns)
         except OSError as error:
             _log.debug("%s: handshake message not sent: %s", self, error)
 

@@ -1,6 +1,5 @@
-/* Stands between the core and the kernel, in a copy of the core that is linked with --wrap
- * (faults.py): before each call the test's hook says how the kernel answers it.  A hook that is
- * NULL leaves it to the kernel. */
+/* Stands between the core and the kernel, for core.py links with --wrap: before each call the
+ * test's hook says how the kernel answers it (faults.py). */
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/udp.h>
@@ -12,35 +11,21 @@
 #include <time.h>
 
 #include "bytes.h"
-#include "keypair.h"
-#include "tables.h"
+#include "doors.h"
 
 #ifndef UDP_SEGMENT
 #define UDP_SEGMENT 103
 #endif
 
-struct fault_message {
-    uint16_t port;    /* where it goes, host order */
-    uint16_t segment; /* bytes of each datagram but the last; 0: not batched */
-};
-
-/* How many messages the kernel gets to see, or -errno. */
-int (*fault_on_sendmmsg)(const struct fault_message *messages, unsigned int count);
-/* Per mille of the socket buffer that are in use, or -1: as it is. */
+int (*fault_on_sendmmsg)(struct fault_message *messages, unsigned int count);
 int (*fault_on_ioctl)(void);
-/* Bit i: message i arrives truncated; or -errno. */
 int (*fault_on_recvmmsg)(void);
-/* 0, or -errno; start: the first bytes of the frame, or all of it. */
 int (*fault_on_writev)(const uint8_t *start, size_t length);
-/* 0, or -errno. */
 int (*fault_on_read)(int fd);
-/* 0, or -errno. */
 int (*fault_on_poll)(unsigned int count, int timeout_ms);
-
-/* Nanoseconds that are added to CLOCK_REALTIME. */
 int64_t (*fault_on_clock_gettime)(void);
+static _Atomic uint64_t clock_ahead_ns;
 
-int fault_set_send_counter(wg_device *device, uint32_t slot, uint64_t counter);
 int __real_sendmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags);
 int __wrap_sendmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags);
 int __real_ioctl(int fd, unsigned long request, void *value);
@@ -137,25 +122,22 @@ int __wrap_poll(struct pollfd *fds, nfds_t count, int timeout_ms)
     return error < 0 ? refuse(error) : __real_poll(fds, count, timeout_ms);
 }
 
+static void clock_add(struct timespec *now, int64_t ns)
+{
+    ns += now->tv_nsec;
+    now->tv_sec += ns / (int64_t)WG_NS_PER_S;
+    now->tv_nsec = ns % (int64_t)WG_NS_PER_S;
+}
+
+void door_set_clock(uint64_t ahead_ns) { clock_ahead_ns = ahead_ns; }
+
 int __wrap_clock_gettime(clockid_t clock, struct timespec *now)
 {
     int error = __real_clock_gettime(clock, now);
 
-    if (!error && clock == CLOCK_REALTIME && fault_on_clock_gettime) {
-        int64_t ns = now->tv_nsec + fault_on_clock_gettime();
-        now->tv_sec += ns / (int64_t)WG_NS_PER_S;
-        now->tv_nsec = ns % (int64_t)WG_NS_PER_S;
-    }
+    if (clock == CLOCK_BOOTTIME)
+        clock_add(now, (int64_t)clock_ahead_ns);
+    else if (fault_on_clock_gettime)
+        clock_add(now, fault_on_clock_gettime());
     return error;
-}
-
-/* Control's part; nobody can send so many messages. */
-int fault_set_send_counter(wg_device *device, uint32_t slot, uint64_t counter)
-{
-    struct wg_peer *peer = wg_peer_find(device, slot);
-
-    if (!peer || !peer->keypairs.current)
-        return -ENOENT;
-    atomic_store(&peer->keypairs.current->send_counter, counter);
-    return 0;
 }

@@ -222,11 +222,11 @@ def cut(data: Any, lengths: Sequence[int]) -> list[bytes]:
 def split(
     frame: bytes, features: int = EVERY_OFFLOAD, *, room: int = 1 << 20, most: int = 1 << 16
 ) -> list[bytes]:
-    """wg_gso_split; raises OSError."""
+    """door_gso_split; raises OSError."""
     out, lengths = ffi.new("uint8_t[]", room), ffi.new("uint32_t[]", most)
-    count = lib.wg_gso_split(owned(frame), len(frame), features, out, room, lengths, most)
+    count = lib.door_gso_split(owned(frame), len(frame), features, out, room, lengths, most)
     if count < 0:
-        raise OSError(-count, "wg_gso_split")
+        raise OSError(-count, "door_gso_split")
     return cut(out, lengths[0:count])
 
 
@@ -234,19 +234,21 @@ def coalesce(
     packets: Sequence[bytes],
     features: int = EVERY_OFFLOAD,
     *,
-    door: Any = lib.wg_gro_coalesce,
+    apart: bool = False,
     room: int = 1 << 21,
     most: int = 1 << 12,
 ) -> list[bytes]:
-    """wg_gro_coalesce or wg_gro_singles; raises OSError."""
+    """door_gro_coalesce; raises OSError."""
     out, lengths = ffi.new("uint8_t[]", room), ffi.new("uint32_t[]", most)
     data, sizes = owned(b"".join(packets)), [len(packet) for packet in packets]
-    count = door(data, sizes, len(sizes), features, out, room, lengths, most)
+    count = lib.door_gro_coalesce(
+        data, sizes, len(sizes), features, out, room, lengths, most, apart
+    )
     if count < 0:
-        raise OSError(-count, "wg_gro_coalesce")
+        raise OSError(-count, "door_gro_coalesce")
     return cut(out, lengths[0:count])
 
 
 def singles(packets: Sequence[bytes], features: int = EVERY_OFFLOAD) -> list[bytes]:
-    """wg_gro_singles; raises OSError."""
-    return coalesce(packets, features, door=lib.wg_gro_singles)
+    """What goes out when every coalesced frame is refused; raises OSError."""
+    return coalesce(packets, features, apart=True)

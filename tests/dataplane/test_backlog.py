@@ -7,11 +7,12 @@ from contextlib import ExitStack
 from typing import Final
 
 import pytest
+from core import advance_clock
+from core_numbers import INITIATION_LEN
 from hypothesis import given
 from hypothesis import strategies as st
 
 from wgpy.dataplane._core import ffi, lib
-from wgpy.dataplane.plane import INITIATION_LEN
 from wgpy.linux.sockets import SO_TIMESTAMPNS_NEW
 
 from .ends import WAIT_S
@@ -32,14 +33,13 @@ class Backlog:
     """One that has taken something young, by a clock that goes on with what is done."""
 
     def __init__(self, bytes_: int = DEEP) -> None:
-        self._c = ffi.new("wg_backlog *")
-        lib.wg_backlog_init(self._c, bytes_)
+        self._c = ffi.gc(lib.door_backlog_new(bytes_), lib.door_backlog_free)
         self.now_ns = START_NS
         self.take(0)
 
     @property
     def bytes(self) -> int:
-        return int(self._c.bytes)
+        return int(lib.door_backlog_bytes(self._c))
 
     def take(self, youngest_ns: int, *, oldest_ns: int | None = None, after_ns: int = 0) -> int:
         self.now_ns += after_ns
@@ -294,7 +294,7 @@ class SlowWire(Wire):
         kernel.on_wall_clock = lambda: 0 if self.emptied.is_set() else 1000 * MS
 
     def _receive(self) -> int:
-        self.plane.advance_clock(60 * MS)
+        advance_clock(60 * MS)
         if not self._receives_left:
             self.emptied.set()
         self._receives_left -= 1

@@ -6,18 +6,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
+from core import advance_clock
+from core_numbers import COOKIE_REPLY_LEN, LOAD, MESSAGE_COOKIE_REPLY, MESSAGE_RESPONSE
 
 from wgpy.dataplane._core import lib
-from wgpy.dataplane.plane import (
-    COOKIE_REPLY_LEN,
-    LOAD,
-    MESSAGE_COOKIE_REPLY,
-    MESSAGE_RESPONSE,
-    MessageEvent,
-    Plane,
-    PlaneIO,
-    WorkerIO,
-)
+from wgpy.dataplane.plane import MessageEvent, Plane, PlaneIO, WorkerIO
 from wgpy.errors import BadMessage
 from wgpy.linux.sockets import open_sockets
 from wgpy.protocol.cookie import CookieGenerator, cookie_key, mac1_key
@@ -160,7 +153,7 @@ def test_load_is_held_for_a_second_after_the_ring_was_emptied(loaded: Responder)
     client.ask()
     loaded.plane.take_events(2 * LOAD)
     client.ask()
-    loaded.plane.advance_clock(NS)
+    advance_clock(NS)
     client.send(client.with_macs())
     loaded.settle()
     assert len(loaded.plane.take_events()) == 1
@@ -169,9 +162,9 @@ def test_load_is_held_for_a_second_after_the_ring_was_emptied(loaded: Responder)
 def test_a_flood_that_goes_on_prolongs_the_load(loaded: Responder) -> None:
     loaded.client().ask()  # begins the second
     loaded.plane.take_events(2 * LOAD)
-    loaded.plane.advance_clock(NS * 6 // 10)
+    advance_clock(NS * 6 // 10)
     loaded.fill()
-    loaded.plane.advance_clock(NS * 6 // 10)
+    advance_clock(NS * 6 // 10)
     loaded.client().get_cookie()
     assert loaded.plane.take_events() == []
 
@@ -308,7 +301,7 @@ def test_the_cookie_is_a_mac_of_address_and_port(loaded: Responder) -> None:
 def test_the_secret_changes_after_120_seconds(loaded: Responder, age_s: int, is_good: bool) -> None:
     client = loaded.client()
     client.get_cookie()
-    loaded.plane.advance_clock(age_s * NS)
+    advance_clock(age_s * NS)
     message = client.with_macs()
     client.send(message)
     assert loaded.taken() == [message] * is_good
@@ -318,7 +311,7 @@ def test_after_a_change_of_the_secret_there_is_a_new_cookie(loaded: Responder) -
     client = loaded.client()
     client.get_cookie()
     old = client.with_macs()
-    loaded.plane.advance_clock(121 * NS)
+    advance_clock(121 * NS)
     client.get_cookie()
     message = client.with_macs()
     client.send(message)

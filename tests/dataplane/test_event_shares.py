@@ -229,7 +229,7 @@ def test_each_event_is_told_once_and_in_the_order_of_the_fake_inbox(
 ) -> None:
     random = Random(limit)
     slots, fake = crowd.add(30), FakeInbox()
-    message = MessageEvent(crowd.wire.slot, b"", crowd.wire.endpoint, 0)
+    message = MessageEvent(crowd.wire.slot, b"", crowd.wire.endpoint)
     for _ in range(60):
         wanting, messages = random.sample(slots, random.randrange(12)), random.randrange(3)
         crowd.write(wanting)

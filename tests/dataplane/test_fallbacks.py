@@ -9,21 +9,16 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 
 import pytest
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
-
-from wgpy.config import AllowedIP, Endpoint
-from wgpy.dataplane.plane import (
+from core_numbers import (
     MESSAGE_TRANSPORT,
     REJECT_AFTER_MESSAGES,
     REKEY_AFTER_MESSAGES,
     TRANSPORT_OVERHEAD,
-    MessageEvent,
-    PendingEvent,
-    Plane,
-    PlaneIO,
-    Session,
-    WorkerIO,
 )
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+from wgpy.config import AllowedIP, Endpoint
+from wgpy.dataplane.plane import MessageEvent, PendingEvent, Plane, PlaneIO, Session, WorkerIO
 from wgpy.ports import Feature
 
 from .ends import WAIT_S

@@ -431,7 +431,7 @@ def test_more_packets_than_a_batch_holds_are_no_loss() -> None:
 def test_too_little_room_is_reported() -> None:
     packets = raw(TCP4.segments(1500))
     for room, most in [(3000, 1), (1 << 20, 0)]:
-        with pytest.raises(OSError, match="wg_gro_coalesce") as refusal:
+        with pytest.raises(OSError, match="door_gro_coalesce") as refusal:
             coalesce(packets, room=room, most=most)
         assert refusal.value.errno == errno.ENOSPC
 

@@ -6,23 +6,21 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
 
 import pytest
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
-from hypothesis import given
-from hypothesis import strategies as st
-
-from wgpy.config import Endpoint
-from wgpy.dataplane._core import ffi, lib
-from wgpy.dataplane.plane import (
+from core_numbers import (
     MESSAGE_TRANSPORT,
     REJECT_AFTER_MESSAGES,
     REJECT_AFTER_TIME_S,
     SESSION_CURRENT,
     SESSION_NEXT,
     SESSION_PREVIOUS,
-    PendingEvent,
-    Plane,
-    Session,
 )
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wgpy.config import Endpoint
+from wgpy.dataplane._core import ffi, lib
+from wgpy.dataplane.plane import PendingEvent, Plane, Session
 
 from .ends import WAIT_S, start
 
@@ -39,7 +37,7 @@ def refused(code: int) -> AbstractContextManager[object]:
 
 class Replay:
     def __init__(self) -> None:
-        self.replay = ffi.gc(lib.wg_replay_new(), lib.wg_replay_free)
+        self.replay = ffi.gc(lib.door_replay_new(), lib.door_replay_free)
 
     def accepts(self, counter: int) -> bool:
         return bool(lib.wg_replay_accept(self.replay, counter))

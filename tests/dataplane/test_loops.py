@@ -13,19 +13,17 @@ from itertools import product
 from socket import AF_INET, AF_INET6, AddressFamily, inet_pton
 
 import pytest
-
-from wgpy.config import AllowedIP, Endpoint
-from wgpy.dataplane.plane import (
+from core_numbers import (
     INITIATION_LEN,
     MESSAGE_COOKIE_REPLY,
     MESSAGE_INITIATION,
     MESSAGE_RESPONSE,
     MESSAGE_TRANSPORT,
     RESPONSE_LEN,
-    PendingEvent,
-    Plane,
-    Session,
 )
+
+from wgpy.config import AllowedIP, Endpoint
+from wgpy.dataplane.plane import PendingEvent, Plane, Session
 from wgpy.ports import Feature
 
 from .ends import NO_FEATURES, start
@@ -249,7 +247,7 @@ def test_nothing_is_sent_to_an_endpoint_that_is_looped_and_the_host_hears_of_it(
     assert tunnel.looped == 2
     assert tunnel.plane.counters()["tx_unreachables"] == 2
     with pytest.raises(OSError, match=rf"\[Errno {errno.ELOOP}\]"):
-        tunnel.plane.send_message(tunnel.peer, None, bytes(148), 0, tunnel.plane.now_ns())
+        tunnel.plane.send_message(tunnel.peer, bytes(148), 0, tunnel.plane.now_ns())
     tunnel.judge(looped=False)
     assert tunnel.sends(bytes(V4)) == 1
 

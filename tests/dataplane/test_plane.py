@@ -4,13 +4,15 @@ import errno
 import os
 import select
 import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 
+import core_numbers as numbers
 import pytest
 
 from wgpy.config import Endpoint
-from wgpy.dataplane import plane as plane_module
 from wgpy.dataplane._core import lib
 from wgpy.dataplane.plane import Plane, PlaneIO, Session, WorkerIO, aead_backends
 from wgpy.ports import Feature
@@ -23,6 +25,11 @@ NO_IO = PlaneIO((WorkerIO(-1, -1, -1),), NO_FEATURES)
 V4 = Endpoint(bytes([192, 0, 2, 1]), 51820)
 V6 = Endpoint(bytes.fromhex("20010db8" + 24 * "0"), 1, scope_id=3)
 SESSION = Session(bytes(32), bytes(32), 1, 2, 0, True)
+
+
+def data_threads() -> int:
+    """How many run."""
+    return sum(thread.name.startswith("wgpy-") for thread in threading.enumerate())
 
 
 def refused(code: int) -> AbstractContextManager[object]:
@@ -86,10 +93,10 @@ def test_a_closed_plane_refuses_calls() -> None:
 def test_start_and_stop_can_be_repeated(tun: socket.socket, plane: Plane) -> None:
     for _ in range(20):
         plane.start(PlaneIO((WorkerIO(tun.fileno(), -1, -1),), NO_FEATURES))
-        assert plane.running
+        assert data_threads() == 2
         plane.stop()
         plane.stop()
-        assert not plane.running
+        assert data_threads() == 0
     assert plane.failure is None
 
 
@@ -98,7 +105,7 @@ def test_a_second_start_is_refused_and_the_first_goes_on(tun: socket.socket, pla
     plane.start(PlaneIO((WorkerIO(tun.fileno(), -1, -1),), NO_FEATURES))
     with refused(errno.EBUSY):
         plane.start(NO_IO)
-    assert plane.running
+    assert data_threads() == 2
 
 
 @pytest.mark.threads
@@ -106,7 +113,7 @@ def test_close_stops_the_threads(tun: socket.socket) -> None:
     plane = Plane()
     plane.start(PlaneIO((WorkerIO(tun.fileno(), -1, -1),), NO_FEATURES))
     plane.close()
-    assert not plane.running
+    assert data_threads() == 0
 
 
 @pytest.mark.threads
@@ -145,11 +152,9 @@ def test_a_kick_from_before_the_start_is_not_lost(tun: socket.socket, plane: Pla
 # ---- clock and counters --------------------------------------------------------------------------
 
 
-def test_the_clock_is_boot_time_and_can_be_advanced(plane: Plane) -> None:
-    before_ns = plane.now_ns()
-    plane.advance_clock(10**9)
-    plane.advance_clock(10**9)
-    assert 2 * 10**9 <= plane.now_ns() - before_ns < 3600 * 10**9
+def test_the_clock_is_boot_time(plane: Plane) -> None:
+    before_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    assert before_ns <= plane.now_ns() <= time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 def test_counters_start_at_zero_and_have_their_names(plane: Plane) -> None:
@@ -282,11 +287,11 @@ def test_control_and_core_have_the_same_numbers() -> None:
         assert feature == getattr(lib, f"WG_FEATURE_{feature.name}")
 
 
-def test_the_numbers_of_the_specification_are_exported() -> None:
-    assert plane_module.REJECT_AFTER_MESSAGES == 2**64 - 2**13 - 1
-    assert plane_module.REKEY_AFTER_MESSAGES == 2**60
-    assert (plane_module.REKEY_AFTER_TIME_S, plane_module.REJECT_AFTER_TIME_S) == (120, 180)
-    assert (plane_module.KEEPALIVE_TIMEOUT_S, plane_module.REKEY_TIMEOUT_S) == (10, 5)
+def test_the_core_has_the_numbers_of_the_specification() -> None:
+    assert numbers.REJECT_AFTER_MESSAGES == 2**64 - 2**13 - 1
+    assert numbers.REKEY_AFTER_MESSAGES == 2**60
+    assert (numbers.REKEY_AFTER_TIME_S, numbers.REJECT_AFTER_TIME_S) == (120, 180)
+    assert (numbers.KEEPALIVE_TIMEOUT_S, numbers.REKEY_TIMEOUT_S) == (10, 5)
 
 
 # ---- messages ------------------------------------------------------------------------------------
@@ -295,4 +300,4 @@ def test_the_numbers_of_the_specification_are_exported() -> None:
 def test_a_message_for_a_peer_without_an_endpoint_is_refused(plane: Plane) -> None:
     slot = plane.add_peer()
     with refused(errno.EDESTADDRREQ):
-        plane.send_message(slot, None, bytes(148), 0, plane.now_ns())
+        plane.send_message(slot, bytes(148), 0, plane.now_ns())

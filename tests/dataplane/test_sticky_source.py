@@ -38,7 +38,7 @@ class Peer:
 
     def hears_from(self) -> str:
         """Where the next message to the peer comes from."""
-        self.plane.send_message(self.slot, None, bytes(148), 0, self.plane.now_ns())
+        self.plane.send_message(self.slot, bytes(148), 0, self.plane.now_ns())
         address: str = self._inbox.recvfrom(2048)[1][0]
         return address
 

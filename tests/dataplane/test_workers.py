@@ -8,17 +8,11 @@ from dataclasses import replace
 from random import Random
 
 import pytest
+from core_numbers import TRANSPORT_OVERHEAD
 from loopback import LOOPBACK, Host, Loop, frames
 
 from wgpy.config import AllowedIP, Endpoint, PeerChange
-from wgpy.dataplane.plane import (
-    MAX_WORKERS,
-    TRANSPORT_OVERHEAD,
-    Plane,
-    PlaneIO,
-    Session,
-    WorkerIO,
-)
+from wgpy.dataplane.plane import MAX_WORKERS, Plane, PlaneIO, Session, WorkerIO
 
 from .ends import NO_FEATURES, WAIT_S
 from .packets import MF, TCP, UDP, Packet

@@ -4,21 +4,18 @@ import hashlib
 import select
 from contextlib import ExitStack
 
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
-
-from wgpy.config import AllowedIP, Endpoint
-from wgpy.dataplane.plane import (
+from core_numbers import (
     COOKIE_REPLY_LEN,
     INITIATION_LEN,
     MESSAGE_COOKIE_REPLY,
     MESSAGE_INITIATION,
     MESSAGE_RESPONSE,
     MESSAGE_TRANSPORT,
-    MessageEvent,
-    PendingEvent,
-    Plane,
-    Session,
 )
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+from wgpy.config import AllowedIP, Endpoint
+from wgpy.dataplane.plane import MessageEvent, PendingEvent, Plane, Session
 
 from .ends import WAIT_S, start
 

@@ -12,14 +12,11 @@ from socket import AddressFamily
 from typing import TYPE_CHECKING, TypeVar
 
 from changes import PeerFields
+from core_numbers import SESSION_CURRENT, SESSION_NEXT
 from hostile.peer import INITIATION, RESPONSE, TRANSPORT, HostilePeer, Link
 from loopback import LOOPBACK, Host, Loop, packet
 
 from wgpy.config import AllowedIP, Endpoint, PeerChange
-from wgpy.dataplane.plane import (
-    SESSION_CURRENT,
-    SESSION_NEXT,
-)
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -1,10 +1,9 @@
 """What is no message, or not the peer's: forged, cut off, made up."""
 
 import pytest
+from core_numbers import INITIATION_LEN, RESPONSE_LEN, TRANSPORT_OVERHEAD
 from hostile.duel import INDEX, Duel
 from hostile.peer import INITIATION, RESPONSE, TRANSPORT
-
-from wgpy.dataplane.plane import INITIATION_LEN, RESPONSE_LEN, TRANSPORT_OVERHEAD
 
 pytestmark = pytest.mark.threads
 

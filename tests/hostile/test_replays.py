@@ -1,11 +1,11 @@
 """What comes late, twice, or from elsewhere."""
 
 import pytest
+from core_numbers import REJECT_AFTER_MESSAGES, SESSION_CURRENT, SESSION_PREVIOUS
 from hostile.duel import INDEX, TWO_INITIATIONS_S, V4, V6, Duel
 from hostile.peer import RESPONSE
 
 from wgpy.dataplane._core import lib
-from wgpy.dataplane.plane import REJECT_AFTER_MESSAGES, SESSION_CURRENT, SESSION_PREVIOUS
 
 pytestmark = pytest.mark.threads
 

@@ -1,11 +1,7 @@
 """How sessions with a hostile peer begin, follow each other and end."""
 
 import pytest
-from hostile.duel import INDEX, IPV4_HEADER_LEN, Duel
-from hostile.peer import INITIATION, RESPONSE, TRANSPORT
-
-from wgpy.dataplane._core import lib
-from wgpy.dataplane.plane import (
+from core_numbers import (
     KEEPALIVE_TIMEOUT_S,
     REJECT_AFTER_TIME_S,
     REKEY_AFTER_TIME_S,
@@ -13,6 +9,10 @@ from wgpy.dataplane.plane import (
     SESSION_CURRENT,
     SESSION_NEXT,
 )
+from hostile.duel import INDEX, IPV4_HEADER_LEN, Duel
+from hostile.peer import INITIATION, RESPONSE, TRANSPORT
+
+from wgpy.dataplane._core import lib
 
 pytestmark = pytest.mark.threads
 

@@ -2,9 +2,10 @@
 
 from struct import Struct
 
+from core_numbers import REJECT_AFTER_TIME_S
 from fakes import FakeLoop, S
 
-from wgpy.dataplane.plane import REJECT_AFTER_TIME_S, Session
+from wgpy.dataplane.plane import Session
 
 PAYLOAD = Struct("!HHQ")  # sender, receiver, number
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
 
+from core_numbers import REJECT_AFTER_MESSAGES, REKEY_AFTER_MESSAGES
 from fakes import S
 from sim.monitor import require
 from sim.network import Weather
 from sim.world import Host, World
 
 from wgpy.config import Endpoint, PeerChange
-from wgpy.dataplane.plane import REJECT_AFTER_MESSAGES, REKEY_AFTER_MESSAGES, MessageEvent
+from wgpy.dataplane.plane import MessageEvent
 
 RECOVERY_S = 30  # in the calm, payload passes after so long
 FINALE_S = 40
@@ -324,7 +325,7 @@ class Storm:
 
     def flood(self) -> None:
         host = self._host()
-        rubbish = MessageEvent(None, b"\x01" + bytes(147), ATTACKER, self.world.loop.now_ns)
+        rubbish = MessageEvent(None, b"\x01" + bytes(147), ATTACKER)
         for _ in range(RUBBISH):
             host.plane.inject(rubbish)
         self.world.say(f"{host.name} gets {RUBBISH} forged initiations")

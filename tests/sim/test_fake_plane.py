@@ -10,6 +10,7 @@ from contextlib import ExitStack, closing
 from random import Random
 
 import pytest
+from core import advance_clock
 from fake_plane import FakePlane
 from fakes import FakeLoop, FakeNetwork, FakeSockets, S
 from loopback import IPV4, LOOPBACK, packet
@@ -151,8 +152,7 @@ class Likeness:
 
     def advance(self) -> None:
         self.loop.advance(ADVANCE_S)
-        for side in self.sides:
-            side.real.advance_clock(ADVANCE_S * S)
+        advance_clock(ADVANCE_S * S)
 
     def step(self) -> str:
         [name] = self.random.choices(list(self.steps), self.weights)

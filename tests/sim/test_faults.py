@@ -4,12 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from fakes import S
-from sim.network import Weather, watched
-from sim.world import Host, World
-
-from wgpy.config import PeerChange
-from wgpy.dataplane.plane import (
+from core_numbers import (
     MESSAGE_INITIATION,
     MESSAGE_RESPONSE,
     MESSAGE_TRANSPORT,
@@ -17,6 +12,11 @@ from wgpy.dataplane.plane import (
     REKEY_AFTER_MESSAGES,
     SESSION_CURRENT,
 )
+from fakes import S
+from sim.network import Weather, watched
+from sim.world import Host, World
+
+from wgpy.config import PeerChange
 
 ROUND_TRIP_S = 0.05  # and a little more than one in good weather
 NOTHING_PASSES = Weather(loss=1.0)

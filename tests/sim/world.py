@@ -7,6 +7,7 @@ repeated.  A monitor looks on and fails the run when a rule of the protocol is b
 from collections.abc import Callable
 from random import Random
 
+from core_numbers import EVENT_RING, MESSAGE_INITIATION, MESSAGE_RESPONSE, REKEY_TIMEOUT_S
 from fake_peer import FakeKeypair, FakePeer
 from fake_plane import STAGED_MAX, FakePlane
 from fakes import FakeHandle, FakeLoop, FakeSockets, S
@@ -14,13 +15,7 @@ from sim.monitor import PAYLOAD, Monitor, require
 from sim.network import SimNetwork
 
 from wgpy.config import ZERO_KEY, AllowedIP, DeviceChange, Endpoint, PeerChange
-from wgpy.dataplane.plane import (
-    EVENT_RING,
-    MESSAGE_INITIATION,
-    MESSAGE_RESPONSE,
-    REKEY_TIMEOUT_S,
-    Session,
-)
+from wgpy.dataplane.plane import Session
 from wgpy.device import Device
 from wgpy.peer import INITIATION_INTERVAL_NS
 from wgpy.ports import Feature
@@ -138,12 +133,9 @@ class SimPlane(FakePlane):
         super().install_keypair(slot, session)
         self._monitor.derived(session)
 
-    def send_message(
-        self, slot: int | None, to: Endpoint | None, data: bytes, tos: int, now_ns: int
-    ) -> None:
-        if slot is not None:
-            self._look_at_handshake(slot, data)
-        super().send_message(slot, to, data, tos, now_ns)
+    def send_message(self, slot: int, data: bytes, tos: int, now_ns: int) -> None:
+        self._look_at_handshake(slot, data)
+        super().send_message(slot, data, tos, now_ns)
 
     def _look_at_handshake(self, slot: int, message: bytes) -> None:
         now_ns = self._loop.now_ns

@@ -8,7 +8,6 @@
  *
  * A library that refuses a message of legal size is broken beyond repair: abort with a sentence. */
 #include <errno.h>
-#include <limits.h>
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
 #include <pthread.h>
@@ -22,22 +21,16 @@
 #include "aead.h"
 #include "bytes.h"
 
-struct aead_header { /* what is authenticated but not encrypted */
-    uint8_t nonce[WG_NONCE_LEN];
-    const uint8_t *aad; /* NULL in a transport message (5.4.6) */
-    size_t aad_length;
-};
-
 struct wg_aead_backend {
     const char *name;
     bool (*usable)(void); /* this machine and this libcrypto can do it */
     int (*key_init)(struct wg_aead_key *key, bool seal, uint32_t workers);
     void (*key_clear)(struct wg_aead_key *key);
-    void (*seal)(struct wg_aead_key *key, uint32_t worker, const struct aead_header *header,
-                 uint8_t *out, const uint8_t *in, size_t length);
+    void (*seal)(struct wg_aead_key *key, uint32_t worker, const uint8_t *nonce, uint8_t *out,
+                 const uint8_t *in, size_t length);
     /* length without the tag, which follows in */
-    bool (*open)(struct wg_aead_key *key, uint32_t worker, const struct aead_header *header,
-                 uint8_t *out, const uint8_t *in, size_t length);
+    bool (*open)(struct wg_aead_key *key, uint32_t worker, const uint8_t *nonce, uint8_t *out,
+                 const uint8_t *in, size_t length);
 };
 
 static void must(bool holds, const char *otherwise)
@@ -103,7 +96,7 @@ static IMB_MGR *ipsec_mb_manager(void)
     return ipsec_mb_thread_manager = manager;
 }
 
-static void ipsec_mb_run(const struct wg_aead_key *key, const struct aead_header *header,
+static void ipsec_mb_run(const struct wg_aead_key *key, const uint8_t *nonce,
                          IMB_CIPHER_DIRECTION direction, uint8_t *out, const uint8_t *in,
                          size_t length, uint8_t *tag)
 {
@@ -115,10 +108,10 @@ static void ipsec_mb_run(const struct wg_aead_key *key, const struct aead_header
     job->chain_order = direction == IMB_DIR_ENCRYPT ? IMB_ORDER_CIPHER_HASH : IMB_ORDER_HASH_CIPHER;
     job->enc_keys = job->dec_keys = key->raw;
     job->key_len_in_bytes = WG_KEY_LEN;
-    job->iv = header->nonce;
+    job->iv = nonce;
     job->iv_len_in_bytes = WG_NONCE_LEN;
-    job->u.CHACHA20_POLY1305.aad = header->aad;
-    job->u.CHACHA20_POLY1305.aad_len_in_bytes = header->aad_length;
+    job->u.CHACHA20_POLY1305.aad = NULL;
+    job->u.CHACHA20_POLY1305.aad_len_in_bytes = 0;
     job->src = in;
     job->dst = out;
     job->cipher_start_src_offset_in_bytes = job->hash_start_src_offset_in_bytes = 0;
@@ -129,21 +122,19 @@ static void ipsec_mb_run(const struct wg_aead_key *key, const struct aead_header
     must(job != NULL && job->status == IMB_STATUS_COMPLETED, "ipsec-mb refused a message");
 }
 
-static void ipsec_mb_seal(struct wg_aead_key *key, uint32_t worker,
-                          const struct aead_header *header, uint8_t *out, const uint8_t *in,
-                          size_t length)
+static void ipsec_mb_seal(struct wg_aead_key *key, uint32_t worker, const uint8_t *nonce,
+                          uint8_t *out, const uint8_t *in, size_t length)
 {
     (void)worker;
-    ipsec_mb_run(key, header, IMB_DIR_ENCRYPT, out, in, length, out + length);
+    ipsec_mb_run(key, nonce, IMB_DIR_ENCRYPT, out, in, length, out + length);
 }
 
-static bool ipsec_mb_open(struct wg_aead_key *key, uint32_t worker,
-                          const struct aead_header *header, uint8_t *out, const uint8_t *in,
-                          size_t length)
+static bool ipsec_mb_open(struct wg_aead_key *key, uint32_t worker, const uint8_t *nonce,
+                          uint8_t *out, const uint8_t *in, size_t length)
 {
     (void)worker;
     uint8_t tag[WG_TAG_LEN];
-    ipsec_mb_run(key, header, IMB_DIR_DECRYPT, out, in, length, tag);
+    ipsec_mb_run(key, nonce, IMB_DIR_DECRYPT, out, in, length, tag);
     return CRYPTO_memcmp(tag, in + length, WG_TAG_LEN) == 0;
 }
 #endif
@@ -184,33 +175,29 @@ static void openssl_key_clear(struct wg_aead_key *key)
     }
 }
 
-static bool openssl_begin(EVP_CIPHER_CTX *context, const struct aead_header *header)
+static bool openssl_begin(EVP_CIPHER_CTX *context, const uint8_t *nonce)
 {
-    int done = 0;
-    if (EVP_CipherInit_ex2(context, NULL, NULL, header->nonce, -1, NULL) != 1)
-        return false;
-    return header->aad_length == 0 ||
-           EVP_CipherUpdate(context, NULL, &done, header->aad, (int)header->aad_length) == 1;
+    return EVP_CipherInit_ex2(context, NULL, NULL, nonce, -1, NULL) == 1;
 }
 
-static void openssl_seal(struct wg_aead_key *key, uint32_t worker, const struct aead_header *header,
+static void openssl_seal(struct wg_aead_key *key, uint32_t worker, const uint8_t *nonce,
                          uint8_t *out, const uint8_t *in, size_t length)
 {
     EVP_CIPHER_CTX *context = key->state[worker];
     int done = 0;
-    must(openssl_begin(context, header) &&
+    must(openssl_begin(context, nonce) &&
              EVP_EncryptUpdate(context, out, &done, in, (int)length) == 1 &&
              EVP_EncryptFinal_ex(context, out + length, &done) == 1 &&
              EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_GET_TAG, WG_TAG_LEN, out + length) == 1,
          "openssl refused to seal a message");
 }
 
-static bool openssl_open(struct wg_aead_key *key, uint32_t worker, const struct aead_header *header,
+static bool openssl_open(struct wg_aead_key *key, uint32_t worker, const uint8_t *nonce,
                          uint8_t *out, const uint8_t *in, size_t length)
 {
     EVP_CIPHER_CTX *context = key->state[worker];
     int done = 0;
-    return openssl_begin(context, header) &&
+    return openssl_begin(context, nonce) &&
            EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_SET_TAG, WG_TAG_LEN, (void *)(in + length)) ==
                1 &&
            EVP_DecryptUpdate(context, out, &done, in, (int)length) == 1 &&
@@ -284,77 +271,31 @@ void wg_aead_key_clear(struct wg_aead_key *key)
 
 /* ---- packets --------------------------------------------------------------------------------- */
 
-static struct aead_header transport_header(uint64_t counter)
+/* 5.4.6: nothing is authenticated beside the payload, and the nonce is 0^32 || counter. */
+static void nonce_fill(uint8_t nonce[WG_NONCE_LEN], uint64_t counter)
 {
-    struct aead_header header = {0};
-    wg_store_le64(header.nonce + 4, counter);
-    return header;
+    wg_store_le32(nonce, 0);
+    wg_store_le64(nonce + 4, counter);
 }
 
 void wg_aead_seal(struct wg_aead_key *key, uint32_t worker, uint64_t counter, uint8_t *out,
                   const uint8_t *in, size_t length)
 {
-    struct aead_header header = transport_header(counter);
-    key->backend->seal(key, worker, &header, out, in, length);
-}
+    uint8_t nonce[WG_NONCE_LEN];
 
-static bool open_or_wipe(struct wg_aead_key *key, uint32_t worker, const struct aead_header *header,
-                         uint8_t *out, const uint8_t *in, size_t length)
-{
-    if (wg_likely(key->backend->open(key, worker, header, out, in, length)))
-        return true;
-    OPENSSL_cleanse(out, length);
-    return false;
+    nonce_fill(nonce, counter);
+    key->backend->seal(key, worker, nonce, out, in, length);
 }
 
 bool wg_aead_open(struct wg_aead_key *key, uint32_t worker, uint64_t counter, uint8_t *out,
                   const uint8_t *in, size_t length)
 {
-    struct aead_header header = transport_header(counter);
-    return open_or_wipe(key, worker, &header, out, in, length - WG_TAG_LEN);
-}
+    uint8_t nonce[WG_NONCE_LEN];
 
-/* ---- one message, no device ------------------------------------------------------------------ */
-
-static int once_begin(struct wg_aead_key *key, const char *backend_name, const uint8_t *raw,
-                      bool seal, size_t length)
-{
-    const struct wg_aead_backend *backend = wg_aead_find(backend_name);
-    if (backend == NULL)
-        return -ENOENT;
-    if (length > INT_MAX)
-        return -EMSGSIZE;
-    return wg_aead_key_init(key, backend, raw, seal, 1);
-}
-
-int wg_aead_seal_once(const char *backend, const uint8_t *key, const uint8_t *nonce,
-                      const uint8_t *aad, size_t aad_length, const uint8_t *in, size_t length,
-                      uint8_t *out)
-{
-    struct aead_header header = {.aad = aad, .aad_length = aad_length};
-    memcpy(header.nonce, nonce, WG_NONCE_LEN);
-    struct wg_aead_key sealing;
-    int err = once_begin(&sealing, backend, key, true, length);
-    if (err != 0)
-        return err;
-    sealing.backend->seal(&sealing, 0, &header, out, in, length);
-    wg_aead_key_clear(&sealing);
-    return 0;
-}
-
-int wg_aead_open_once(const char *backend, const uint8_t *key, const uint8_t *nonce,
-                      const uint8_t *aad, size_t aad_length, const uint8_t *in, size_t length,
-                      uint8_t *out)
-{
-    if (length < WG_TAG_LEN)
-        return -EBADMSG;
-    struct aead_header header = {.aad = aad, .aad_length = aad_length};
-    memcpy(header.nonce, nonce, WG_NONCE_LEN);
-    struct wg_aead_key opening;
-    int err = once_begin(&opening, backend, key, false, length);
-    if (err != 0)
-        return err;
-    bool genuine = open_or_wipe(&opening, 0, &header, out, in, length - WG_TAG_LEN);
-    wg_aead_key_clear(&opening);
-    return genuine ? 0 : -EBADMSG;
+    nonce_fill(nonce, counter);
+    length -= WG_TAG_LEN;
+    if (wg_likely(key->backend->open(key, worker, nonce, out, in, length)))
+        return true;
+    OPENSSL_cleanse(out, length);
+    return false;
 }

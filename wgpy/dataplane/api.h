@@ -3,7 +3,7 @@
  *
  * Every function returns 0 (or a count) or -errno.  Only the control thread calls functions that
  * change tables; they take the write side of the device's rwlock.  Times are nanoseconds of
- * CLOCK_BOOTTIME plus the device's clock offset (0 outside tests).
+ * CLOCK_BOOTTIME.
  * Section numbers are those of the WireGuard paper (Donenfeld, NDSS 2017; revision of 2020-06-01).
  */
 #ifndef WGPY_API_H
@@ -142,10 +142,9 @@ enum wg_pending {
 
 typedef struct {
     uint32_t kind;
-    uint32_t slot;    /* the peer; for a MESSAGE of type 1 WG_NO_SLOT */
-    uint32_t pending; /* PENDING only */
-    uint32_t length;  /* MESSAGE only: bytes in data */
-    uint64_t received_ns;
+    uint32_t slot;      /* the peer; for a MESSAGE of type 1 WG_NO_SLOT */
+    uint32_t pending;   /* PENDING only */
+    uint32_t length;    /* MESSAGE only: bytes in data */
     wg_endpoint source; /* MESSAGE only */
     uint8_t data[WG_INITIATION_LEN];
     uint32_t unused;
@@ -193,6 +192,8 @@ typedef struct {
     uint64_t rx_events_dropped; /* handshake messages lost to a full ring */
 } wg_counters;
 
+uint64_t wg_clock_now_ns(void); /* what all times here are compared with */
+
 /* ---- device ---------------------------------------------------------------------------------- */
 
 /* workers: 1 to WG_MAX_WORKERS data threads per direction; -EINVAL: another number.  event_fd tells
@@ -205,8 +206,6 @@ int wg_device_create(wg_device **device, uint32_t workers, int event_fd, int rec
 void wg_device_destroy(wg_device *device);
 const char *wg_device_aead(const wg_device *device);
 const char *wg_aead_backends(void); /* those built in and usable here, fastest first, by commas */
-uint64_t wg_device_now_ns(const wg_device *device);
-void wg_device_set_clock_offset(wg_device *device, uint64_t offset_ns);
 void wg_device_set_mtu(wg_device *device, uint32_t mtu);
 /* BLAKE2s(LABEL_MAC1 || our public key) (5.4.4); NULL refuses every handshake message. */
 int wg_device_set_mac1_key(wg_device *device, const uint8_t *key);
@@ -284,69 +283,10 @@ int wg_keypairs_drop(wg_device *device, uint32_t slot);
  * them (rounded up), the other pending bits come first and are at most half; so a peer may be among
  * them twice.  event_fd is readable afterwards if something is left. */
 int wg_events_take(wg_device *device, wg_event *events, int max);
-/* Sends a handshake message from control. to NULL: the peer's endpoint (-EDESTADDRREQ if none,
- * -ELOOP if it is looped).
- * With a slot, counts and stamps it as an authenticated message sent. tos: the outer TOS byte. */
-int wg_message_send(wg_device *device, uint32_t slot, const wg_endpoint *to, const uint8_t *data,
-                    uint32_t length, uint8_t tos, uint64_t now_ns);
-
-/* ---- stages by themselves: for tests and micro-benchmarks, no device needed -------------------
- */
-
-uint16_t wg_checksum_fold(const uint8_t *data, size_t length,
-                          uint64_t sum); /* RFC 1071, not inverted */
-/* Splits a frame as read from the TUN into out: packets back to back, lengths[i] each.
- * Returns the count, -EINVAL for a frame to drop, -ENOSPC if out or lengths is too small.
- * The frame is clobbered. */
-ssize_t wg_gso_split(uint8_t *frame, size_t length, uint32_t features, uint8_t *out,
-                     size_t out_size, uint32_t *lengths, size_t max);
-/* Coalesces packets (back to back in data) into TUN frames, back to back in out, each with its
- * virtio_net_hdr when features has VNET_HDR. Returns the count of frames. data is clobbered. */
-ssize_t wg_gro_coalesce(uint8_t *data, const uint32_t *lengths, size_t count, uint32_t features,
-                        uint8_t *out, size_t out_size, uint32_t *frame_lengths, size_t max);
-/* The same, as after the TUN refused every coalesced frame: each taken apart again. */
-ssize_t wg_gro_singles(uint8_t *data, const uint32_t *lengths, size_t count, uint32_t features,
-                       uint8_t *out, size_t out_size, uint32_t *frame_lengths, size_t max);
-/* RFC 8439, the code of the packet path; there the AAD is empty and the nonce 0^32 || counter
- * (5.4.6), little-endian.  nonce: WG_NONCE_LEN bytes.  aad may be NULL when aad_length is 0.
- * seal: out has length + 16 bytes. open: out has length - 16; -EBADMSG when the tag is wrong.
- * -ENOENT: no such backend here. */
-int wg_aead_seal_once(const char *backend, const uint8_t *key, const uint8_t *nonce,
-                      const uint8_t *aad, size_t aad_length, const uint8_t *in, size_t length,
-                      uint8_t *out);
-int wg_aead_open_once(const char *backend, const uint8_t *key, const uint8_t *nonce,
-                      const uint8_t *aad, size_t aad_length, const uint8_t *in, size_t length,
-                      uint8_t *out);
-typedef struct wg_ratelimiter wg_ratelimiter;
-/* A token bucket per IPv4 address and per IPv6 /64.  NULL: no memory, or no randomness. */
-wg_ratelimiter *wg_ratelimiter_new(uint32_t per_s, uint32_t burst);
-void wg_ratelimiter_free(wg_ratelimiter *limiter);
-/* 1, and a token of the source's address taken; 0: it has none, or there is no room for its bucket.
- */
-int wg_ratelimiter_allow(wg_ratelimiter *limiter, const wg_endpoint *source, uint64_t now_ns);
-/* How deep a socket's receive buffer is to be, by how long waited what is taken from it. */
-typedef struct {
-    uint32_t deepest;      /* bytes */
-    uint32_t bytes;        /* its depth now */
-    uint64_t taken_ns;     /* when something was taken last; 0: never, here and below */
-    uint64_t changed_ns;   /* when the depth was last judged */
-    uint64_t cut_ns;       /* when it was last cut */
-    uint64_t old_since_ns; /* from when on all that was taken was too old */
-    uint8_t was_old;       /* 1: something taken since changed_ns was */
-    uint8_t draining;      /* 1: what came before the cut is being dropped */
-} wg_backlog;
-void wg_backlog_init(wg_backlog *backlog, uint32_t bytes);
-/* Nothing is left in the socket. */
-void wg_backlog_emptied(wg_backlog *backlog);
-/* Something was taken from its head, of which the first waited for oldest_ns and the last for
- * youngest_ns, 0 where that is unknown.  Returns the age from which on it is to be dropped,
- * WG_NEVER for none. */
-uint64_t wg_backlog_take(wg_backlog *backlog, uint64_t oldest_ns, uint64_t youngest_ns,
-                         uint64_t now_ns);
-typedef struct wg_replay wg_replay;
-wg_replay *wg_replay_new(void);
-void wg_replay_free(wg_replay *replay);
-/* 1: the counter is new and now marked; 0: seen before, behind the window, or past REJECT_AFTER. */
-int wg_replay_accept(wg_replay *replay, uint64_t counter);
+/* Sends a handshake message from control to the peer's endpoint (-EDESTADDRREQ if there is none,
+ * -ELOOP if it is looped), counts it and stamps it as an authenticated one.  tos: the outer TOS
+ * byte. */
+int wg_message_send(wg_device *device, uint32_t slot, const uint8_t *data, uint32_t length,
+                    uint8_t tos, uint64_t now_ns);
 
 #endif

@@ -23,27 +23,27 @@
 /* Two of the longest trains: with less, every burst of one sender would find it full. */
 #define LEAST_BYTES (2 * WG_UDP_BUFFER_LEN)
 
-static uint32_t within_bounds(const wg_backlog *backlog, uint64_t bytes)
+static uint32_t within_bounds(const struct wg_backlog *backlog, uint64_t bytes)
 {
     if (bytes < LEAST_BYTES)
         bytes = LEAST_BYTES;
     return bytes < backlog->deepest ? (uint32_t)bytes : backlog->deepest;
 }
 
-void wg_backlog_init(wg_backlog *backlog, uint32_t bytes)
+void wg_backlog_init(struct wg_backlog *backlog, uint32_t bytes)
 {
-    *backlog = (wg_backlog){.deepest = bytes, .bytes = bytes};
+    *backlog = (struct wg_backlog){.deepest = bytes, .bytes = bytes};
 }
 
-void wg_backlog_emptied(wg_backlog *backlog)
+void wg_backlog_emptied(struct wg_backlog *backlog)
 {
     backlog->old_since_ns = 0;
-    backlog->draining = 0;
+    backlog->draining = false;
 }
 
 /* In one go from the depth that is for bursts; then in steps, for by then it nearly fits, and one
  * age says little: what is too small costs throughput. */
-static void cut(wg_backlog *backlog, uint64_t age_ns, uint64_t now_ns)
+static void cut(struct wg_backlog *backlog, uint64_t age_ns, uint64_t now_ns)
 {
     uint64_t for_ns = now_ns - backlog->old_since_ns;
     uint64_t waited_ns = age_ns < for_ns ? age_ns : for_ns;
@@ -54,25 +54,25 @@ static void cut(wg_backlog *backlog, uint64_t age_ns, uint64_t now_ns)
     backlog->bytes = within_bounds(backlog, bytes);
     backlog->changed_ns = backlog->cut_ns = now_ns;
     backlog->old_since_ns = 0;
-    backlog->draining = 1;
+    backlog->draining = true;
 }
 
-static void give_back(wg_backlog *backlog, uint64_t now_ns)
+static void give_back(struct wg_backlog *backlog, uint64_t now_ns)
 {
     uint64_t more = backlog->was_old ? backlog->bytes / 8 : backlog->bytes;
 
     backlog->bytes = within_bounds(backlog, backlog->bytes + more);
     backlog->changed_ns = now_ns;
-    backlog->was_old = 0;
+    backlog->was_old = false;
 }
 
 /* What came before the cut is no witness against what the buffer is now. */
-static bool is_drained(const wg_backlog *backlog, uint64_t youngest_ns, uint64_t now_ns)
+static bool is_drained(const struct wg_backlog *backlog, uint64_t youngest_ns, uint64_t now_ns)
 {
     return youngest_ns < TARGET_NS || youngest_ns < now_ns - backlog->cut_ns;
 }
 
-static void watch(wg_backlog *backlog, uint64_t youngest_ns, uint64_t now_ns)
+static void watch(struct wg_backlog *backlog, uint64_t youngest_ns, uint64_t now_ns)
 {
     bool old = youngest_ns >= TARGET_NS, was_watched = backlog->old_since_ns;
 
@@ -86,7 +86,7 @@ static void watch(wg_backlog *backlog, uint64_t youngest_ns, uint64_t now_ns)
         give_back(backlog, now_ns);
 }
 
-uint64_t wg_backlog_take(wg_backlog *backlog, uint64_t oldest_ns, uint64_t youngest_ns,
+uint64_t wg_backlog_take(struct wg_backlog *backlog, uint64_t oldest_ns, uint64_t youngest_ns,
                          uint64_t now_ns)
 {
     bool rested = now_ns - backlog->taken_ns >= INTERVAL_NS;
@@ -94,7 +94,7 @@ uint64_t wg_backlog_take(wg_backlog *backlog, uint64_t oldest_ns, uint64_t young
     backlog->taken_ns = now_ns;
     if (backlog->draining && !is_drained(backlog, youngest_ns, now_ns))
         return INTERVAL_NS;
-    backlog->draining = 0;
+    backlog->draining = false;
     backlog->was_old |= oldest_ns >= TARGET_NS;
     if (rested && oldest_ns < TARGET_NS)
         backlog->bytes = backlog->deepest;
@@ -104,13 +104,13 @@ uint64_t wg_backlog_take(wg_backlog *backlog, uint64_t oldest_ns, uint64_t young
 
 /* ---- the socket ------------------------------------------------------------------------------ */
 
-void wg_backlog_open(wg_backlog *backlog, int fd)
+void wg_backlog_open(struct wg_backlog *backlog, int fd)
 {
     wg_backlog_init(backlog, fd >= 0 ? wg_udp_receive_buffer(fd) : 0);
 }
 
-uint64_t wg_backlog_took(wg_backlog *backlog, int fd, const struct wg_datagrams *trains, int count,
-                         uint64_t now_ns)
+uint64_t wg_backlog_took(struct wg_backlog *backlog, int fd, const struct wg_datagrams *trains,
+                         int count, uint64_t now_ns)
 {
     uint32_t before = backlog->bytes;
     uint64_t too_old_ns =
@@ -121,7 +121,7 @@ uint64_t wg_backlog_took(wg_backlog *backlog, int fd, const struct wg_datagrams 
     return too_old_ns;
 }
 
-void wg_backlog_close(const wg_backlog *backlog, int fd)
+void wg_backlog_close(const struct wg_backlog *backlog, int fd)
 {
     if (backlog->bytes != backlog->deepest)
         wg_udp_set_receive_buffer(fd, backlog->deepest);

@@ -9,6 +9,7 @@
 #include "events.h"
 #include "icmp.h"
 #include "keypair.h"
+#include "ratelimiter.h"
 #include "staged.h"
 #include "tables.h"
 

@@ -111,7 +111,7 @@ static wg_event *ring_at(wg_device *device, uint32_t i)
 }
 
 void wg_event_message(wg_device *device, uint32_t slot, const wg_endpoint *source,
-                      const uint8_t *data, uint32_t length, uint64_t now_ns)
+                      const uint8_t *data, uint32_t length)
 {
     bool wake = false, fits;
 
@@ -120,11 +120,8 @@ void wg_event_message(wg_device *device, uint32_t slot, const wg_endpoint *sourc
     if (fits) {
         wake = events_empty(device);
         wg_event *event = ring_at(device, device->ring_count++);
-        *event = (wg_event){.kind = WG_EVENT_MESSAGE,
-                            .slot = slot,
-                            .length = length,
-                            .received_ns = now_ns,
-                            .source = *source};
+        *event =
+            (wg_event){.kind = WG_EVENT_MESSAGE, .slot = slot, .length = length, .source = *source};
         memcpy(event->data, data, length);
     }
     pthread_mutex_unlock(&device->events_lock);

@@ -10,7 +10,7 @@ void wg_event_pend(struct wg_peer *peer, uint32_t pending); /* never lost, coale
 void wg_event_forget(struct wg_peer *peer);                 /* peer is going away */
 /* Copies a handshake message into the ring; drops and counts when it is full. */
 void wg_event_message(wg_device *device, uint32_t slot, const wg_endpoint *source,
-                      const uint8_t *data, uint32_t length, uint64_t now_ns);
+                      const uint8_t *data, uint32_t length);
 /* Called for each message.  False: so many wait, or did within the last second, that it has to show
  * mac2 (5.3). */
 bool wg_events_admit(wg_device *device, uint64_t now_ns);

@@ -277,24 +277,3 @@ bool wg_gso_next(struct wg_gso *gso, struct wg_packet *packet)
     gso->index++;
     return true;
 }
-
-ssize_t wg_gso_split(uint8_t *frame, size_t length, uint32_t features, uint8_t *out,
-                     size_t out_size, uint32_t *lengths, size_t max)
-{
-    struct wg_gso gso;
-    struct wg_packet packet;
-    size_t count = 0;
-    int error = wg_gso_begin(&gso, frame, length, features);
-
-    if (error)
-        return error;
-    while (wg_gso_next(&gso, &packet)) {
-        if (count == max || packet.length > out_size)
-            return -ENOSPC;
-        memcpy(out, packet.data, packet.length);
-        out += packet.length;
-        out_size -= packet.length;
-        lengths[count++] = packet.length;
-    }
-    return (ssize_t)count;
-}

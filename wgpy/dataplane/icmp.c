@@ -19,6 +19,7 @@
 #include "endpoint.h"
 #include "icmp.h"
 #include "ip.h"
+#include "ratelimiter.h"
 #include "tables.h"
 #include "tun.h"
 
@@ -35,8 +36,8 @@
 #define EXTENSIONS_MAX 8    /* headers before the upper layer's; a longer chain gets no answer */
 
 struct wg_icmp_limits {
-    wg_ratelimiter *per_address;
-    wg_ratelimiter *all;
+    struct wg_ratelimiter *per_address;
+    struct wg_ratelimiter *all;
 };
 
 struct wg_icmp_limits *wg_icmp_limits_new(void)

@@ -31,25 +31,21 @@ static void replay_advance(struct wg_replay *replay, uint64_t counter)
     replay->newest = counter + 1;
 }
 
-int wg_replay_accept(wg_replay *replay, uint64_t counter)
+bool wg_replay_accept(struct wg_replay *replay, uint64_t counter)
 {
     uint64_t bit = 1ull << counter % 64;
 
     if (counter >= WG_REJECT_AFTER_MESSAGES)
-        return 0;
+        return false;
     if (counter >= replay->newest)
         replay_advance(replay, counter);
     else if (replay->newest - 1 - counter > WG_REPLAY_WINDOW)
-        return 0;
+        return false;
     if (*replay_word(replay, counter) & bit)
-        return 0;
+        return false;
     *replay_word(replay, counter) |= bit;
-    return 1;
+    return true;
 }
-
-wg_replay *wg_replay_new(void) { return calloc(1, sizeof(wg_replay)); }
-
-void wg_replay_free(wg_replay *replay) { free(replay); }
 
 /* ---- the index table ------------------------------------------------------------------------- */
 

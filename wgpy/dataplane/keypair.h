@@ -33,6 +33,9 @@ struct wg_index_entry { /* hash table entry; control writes, receive threads rea
     struct wg_index_entry *next_of_peer; /* from wg_peer.first_index on */
 };
 
+/* Whether the counter is new; then it is marked.  False: seen before, behind the window, or past
+ * REJECT_AFTER_MESSAGES.  Under replay_lock. */
+bool wg_replay_accept(struct wg_replay *replay, uint64_t counter);
 struct wg_index_entry *wg_index_find(wg_device *device, uint32_t index); /* read side */
 void wg_peer_indexes_clear(struct wg_peer *peer);                        /* write side */
 /* The keypair to seal with now, or NULL: current, or a confirmed next, neither expired nor used up.

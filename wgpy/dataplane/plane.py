@@ -24,32 +24,10 @@ except ModuleNotFoundError as error:
         "elsewhere for the wgpy that is installed (another working directory, or `python -P`)"
     ) from error
 
-# Specification constants; api.h is their home and names the sections.
-REKEY_AFTER_TIME_S: Final[int] = lib.WG_REKEY_AFTER_TIME_S
-REJECT_AFTER_TIME_S: Final[int] = lib.WG_REJECT_AFTER_TIME_S
-REKEY_TIMEOUT_S: Final[int] = lib.WG_REKEY_TIMEOUT_S
-KEEPALIVE_TIMEOUT_S: Final[int] = lib.WG_KEEPALIVE_TIMEOUT_S
-REKEY_AFTER_MESSAGES: Final[int] = lib.WG_REKEY_AFTER_MESSAGES
-REJECT_AFTER_MESSAGES: Final[int] = lib.WG_REJECT_AFTER_MESSAGES
-MESSAGE_INITIATION: Final[int] = lib.WG_MESSAGE_INITIATION
-MESSAGE_RESPONSE: Final[int] = lib.WG_MESSAGE_RESPONSE
-MESSAGE_COOKIE_REPLY: Final[int] = lib.WG_MESSAGE_COOKIE_REPLY
-MESSAGE_TRANSPORT: Final[int] = lib.WG_MESSAGE_TRANSPORT
-INITIATION_LEN: Final[int] = lib.WG_INITIATION_LEN
-RESPONSE_LEN: Final[int] = lib.WG_RESPONSE_LEN
-COOKIE_REPLY_LEN: Final[int] = lib.WG_COOKIE_REPLY_LEN
-TRANSPORT_OVERHEAD: Final[int] = lib.WG_TRANSPORT_OVERHEAD
-
-# Implementation constants.
+# Implementation constants; api.h is their home.
 MAX_PEERS: Final[int] = lib.WG_MAX_PEERS
 MAX_WORKERS: Final[int] = lib.WG_MAX_WORKERS
-EVENT_RING: Final[int] = lib.WG_EVENT_RING
-LOAD: Final[int] = lib.WG_LOAD  # so many messages waiting in the ring are load
 FEW_ALLOWED_IPS: Final = 16  # most peers have no more
-
-SESSION_CURRENT: Final = 1  # bits of PeerStats.sessions
-SESSION_PREVIOUS: Final = 2
-SESSION_NEXT: Final = 4
 
 _ADDRESS_FAMILY: Final = {4: AF_INET, 16: AF_INET6}
 _ADDRESS_LEN: Final = {AF_INET: 4, AF_INET6: 16}
@@ -126,7 +104,6 @@ class MessageEvent:
     slot: int | None
     data: bytes
     source: Endpoint
-    received_ns: int
 
 
 def aead_backends() -> tuple[str, ...]:
@@ -185,7 +162,6 @@ def _event_from_c(c: Any) -> PendingEvent | MessageEvent:
         slot=None if c.slot == lib.WG_NO_SLOT else c.slot,
         data=bytes(ffi.buffer(c.data, c.length)),
         source=source,
-        received_ns=c.received_ns,
     )
 
 
@@ -227,7 +203,6 @@ class Plane:
         self._device: Any = None
         self._threads: list[threading.Thread] = []
         self._failure: OSError | None = None
-        self._clock_offset_ns = 0
         self._stats = ffi.new("wg_peer_stats *")  # for stats() to read into, again and again
         self._few_allowed_ips = ffi.new(
             "wg_allowedip[]", FEW_ALLOWED_IPS
@@ -261,13 +236,8 @@ class Plane:
         return name.decode()
 
     def now_ns(self) -> int:
-        """Read the clock of all times here: CLOCK_BOOTTIME plus what advance_clock added."""
-        return int(lib.wg_device_now_ns(self._device))
-
-    def advance_clock(self, by_ns: int) -> None:
-        """Let time jump forward, for tests."""
-        self._clock_offset_ns += by_ns
-        lib.wg_device_set_clock_offset(self._device, self._clock_offset_ns)
+        """Read the clock of all times here, CLOCK_BOOTTIME."""
+        return int(lib.wg_clock_now_ns())
 
     def set_mtu(self, mtu: int) -> None:
         """Set the tunnel's MTU, to which padding is clamped (5.4.6)."""
@@ -329,11 +299,6 @@ class Plane:
             lib.wg_device_stop(self._device)
         while self._threads:
             self._threads.pop().join()
-
-    @property
-    def running(self) -> bool:
-        """Whether it is after start() and before stop()."""
-        return bool(self._threads)
 
     @property
     def failure(self) -> OSError | None:
@@ -510,14 +475,9 @@ class Plane:
         count = lib.wg_events_take(self._device, events, limit)
         return [_event_from_c(events[i]) for i in range(count)]
 
-    def send_message(
-        self, slot: int | None, to: Endpoint | None, data: bytes, tos: int, now_ns: int
-    ) -> None:
-        """Send a handshake message; with a slot it counts as the peer's.
+    def send_message(self, slot: int, data: bytes, tos: int, now_ns: int) -> None:
+        """Send a handshake message to the peer's endpoint.
 
-        `to` None is the peer's endpoint (OSError with EDESTADDRREQ: it has none; with ELOOP: it is
-        looped).
+        OSError with EDESTADDRREQ: it has none; with ELOOP: it is looped.
         """
-        c_slot = lib.WG_NO_SLOT if slot is None else slot
-        c_to = ffi.NULL if to is None else _endpoint_to_c(to)
-        _checked(lib.wg_message_send(self._device, c_slot, c_to, data, len(data), tos, now_ns))
+        _checked(lib.wg_message_send(self._device, slot, data, len(data), tos, now_ns))

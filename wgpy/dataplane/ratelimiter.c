@@ -13,6 +13,7 @@
 #include "bytes.h"
 #include "endpoint.h"
 #include "mac.h"
+#include "ratelimiter.h"
 
 #define SETS       4096 /* a power of two */
 #define SET_PLACES 8    /* two cache lines */
@@ -44,7 +45,7 @@ static EVP_MAC_CTX *hash_new(void)
     return hash;
 }
 
-wg_ratelimiter *wg_ratelimiter_new(uint32_t per_s, uint32_t burst)
+struct wg_ratelimiter *wg_ratelimiter_new(uint32_t per_s, uint32_t burst)
 {
     struct wg_ratelimiter *limiter = calloc(1, sizeof(*limiter));
 
@@ -61,7 +62,7 @@ wg_ratelimiter *wg_ratelimiter_new(uint32_t per_s, uint32_t burst)
     return limiter;
 }
 
-void wg_ratelimiter_free(wg_ratelimiter *limiter)
+void wg_ratelimiter_free(struct wg_ratelimiter *limiter)
 {
     if (!limiter)
         return;
@@ -112,7 +113,8 @@ static bool token_take(struct wg_ratelimiter *limiter, uint64_t source, uint64_t
     return true;
 }
 
-int wg_ratelimiter_allow(wg_ratelimiter *limiter, const wg_endpoint *source, uint64_t now_ns)
+bool wg_ratelimiter_allow(struct wg_ratelimiter *limiter, const wg_endpoint *source,
+                          uint64_t now_ns)
 {
     uint64_t hash;
 

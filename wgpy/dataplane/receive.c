@@ -26,6 +26,7 @@
 #include "ip.h"
 #include "keypair.h"
 #include "peer.h"
+#include "ratelimiter.h"
 #include "tables.h"
 #include "tun.h"
 #include "udp.h"
@@ -41,7 +42,7 @@ struct receive_worker {
     struct wg_udp_receiver *receiver;
     struct wg_cookie_checker *cookies;
     struct wg_gro *gro;
-    wg_backlog backlogs[2]; /* of IPv4 and IPv6 */
+    struct wg_backlog backlogs[2]; /* of IPv4 and IPv6 */
     struct wg_datagrams trains[WG_UDP_RECEIVE_SLOTS];
 };
 
@@ -115,7 +116,7 @@ static void receive_handshake(struct receive_worker *worker, uint32_t type, cons
         if (!admit_handshake(worker, message, length, source))
             return;
     }
-    wg_event_message(device, slot, source, message, length, worker->now_ns);
+    wg_event_message(device, slot, source, message, length);
 }
 
 /* ---- 4. open --------------------------------------------------------------------------------- */
@@ -368,7 +369,7 @@ static int receive_failed(struct receive_worker *worker, int error)
 
 /* Returns the number of trains, -EAGAIN when the socket is empty or failed, -EBADF or -EBADFD when
  * it or the TUN is gone. */
-static int receive_batch(struct receive_worker *worker, int fd, wg_backlog *backlog)
+static int receive_batch(struct receive_worker *worker, int fd, struct wg_backlog *backlog)
 {
     wg_device *device = worker->device;
     int count = wg_udp_receive(worker->receiver, fd, worker->trains, WG_UDP_RECEIVE_SLOTS);
@@ -378,7 +379,7 @@ static int receive_batch(struct receive_worker *worker, int fd, wg_backlog *back
     if (count <= 0)
         return receive_failed(worker, count ? count : -EAGAIN);
     worker->failures = 0;
-    worker->now_ns = wg_device_now_ns(device);
+    worker->now_ns = wg_clock_now_ns();
     worker->too_old_ns = wg_backlog_took(backlog, fd, worker->trains, count, worker->now_ns);
     wg_gro_reset(worker->gro, device->io.features);
     pthread_rwlock_rdlock(&device->tables);
@@ -393,7 +394,7 @@ static int receive_batch(struct receive_worker *worker, int fd, wg_backlog *back
 
 /* ---- 1. poll --------------------------------------------------------------------------------- */
 
-static int receive_socket(struct receive_worker *worker, int fd, wg_backlog *backlog)
+static int receive_socket(struct receive_worker *worker, int fd, struct wg_backlog *backlog)
 {
     for (int i = 0; i < BATCHES_PER_POLL; i++) {
         int count = receive_batch(worker, fd, backlog);

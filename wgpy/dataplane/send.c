@@ -416,7 +416,7 @@ static int send_loop(struct send_worker *worker)
     while (!atomic_load(&device->stopping)) {
         if (error)
             send_wait(worker, error != -EAGAIN);
-        worker->now_ns = wg_device_now_ns(device);
+        worker->now_ns = wg_clock_now_ns();
         send_kicked(worker);
         error = send_frames(worker);
         wg_sender_flush(device, worker->sender);

@@ -113,7 +113,7 @@ static bool room_comes(struct wg_sender *sender, const struct wg_run *run, int f
 static void peer_yield(wg_device *device, struct wg_sender *sender, uint32_t slot)
 {
     struct wg_peer *peer = wg_peer_find(device, slot);
-    uint64_t until_ns = wg_device_now_ns(device) + YIELD_NS;
+    uint64_t until_ns = wg_clock_now_ns() + YIELD_NS;
 
     if (peer)
         atomic_store_explicit(&peer->yields_until_ns, until_ns, memory_order_relaxed);

@@ -123,7 +123,6 @@ struct wg_device {
     atomic_bool stopping;
     _Atomic uint32_t mtu;
     _Atomic uint64_t staged_bytes; /* of all peers; under each one's staged_lock */
-    _Atomic uint64_t clock_offset_ns;
 
     pthread_mutex_t events_lock;
     wg_event *ring; /* events_lock; WG_EVENT_RING entries */

@@ -108,7 +108,8 @@ static struct cmsghdr *control_put(struct msghdr *msg, struct cmsghdr *at, int l
 }
 
 /* The interface is left open: IPv4 takes an address to which no route leads by the interface named
- * here for a neighbour on its wire.  Control judges by which one it may leave (wgpy/linux/routes.py). */
+ * here for a neighbour on its wire.  Control judges by which one it may leave
+ * (wgpy/linux/routes.py). */
 static struct cmsghdr *control_put_source(struct msghdr *msg, struct cmsghdr *at,
                                           const wg_endpoint *to)
 {

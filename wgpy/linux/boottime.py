@@ -34,10 +34,7 @@ class Timer:
 
 
 class BoottimeScheduler:
-    """Calls back on an event loop, at times in nanoseconds of CLOCK_BOOTTIME.
-
-    That is the plane's clock, except after Plane.advance_clock, which only tests use.
-    """
+    """Calls back on an event loop, at times in nanoseconds of CLOCK_BOOTTIME, the plane's clock."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to watch the clock.  Raises OSError."""
