@@ -40,6 +40,7 @@ ARROWS: dict[str, set[str]] = {
     "staged": {"tables"},
     "aead": {"bytes"},
     "checksum": {"ip"},
+    "ip": {"bytes"},
     "ecn": {"bytes", "ip"},
 }
 

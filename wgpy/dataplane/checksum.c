@@ -80,6 +80,6 @@ uint64_t wg_checksum_pseudo(const uint8_t *ip, uint8_t protocol, uint32_t transp
     uint64_t sum = (uint64_t)protocol + transport_length;
 
     if (wg_ip_is_v4(ip))
-        return sum + wg_checksum_fold(ip + 12, 8, 0);
-    return sum + wg_checksum_fold(ip + 8, 32, 0);
+        return sum + wg_checksum_fold(ip + WG_IPV4_SOURCE, 2 * WG_IPV4_ADDRESS_LEN, 0);
+    return sum + wg_checksum_fold(ip + WG_IPV6_SOURCE, 2 * WG_IPV6_ADDRESS_LEN, 0);
 }

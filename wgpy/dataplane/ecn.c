@@ -7,13 +7,13 @@
 static void ipv4_ecn_set(uint8_t *ip, uint8_t ecn)
 {
     uint32_t old = wg_load_be16(ip);
-    uint32_t sum = (uint16_t)~wg_load_be16(ip + 10) + (uint32_t)(uint16_t)~old;
+    uint32_t sum = (uint16_t)~wg_load_be16(ip + WG_IPV4_CHECKSUM) + (uint32_t)(uint16_t)~old;
 
-    ip[1] = (uint8_t)((ip[1] & ~WG_ECN_MASK) | ecn);
+    ip[WG_IPV4_TOS] = (uint8_t)((ip[WG_IPV4_TOS] & ~WG_ECN_MASK) | ecn);
     sum += wg_load_be16(ip);
     sum = (sum & 0xffff) + (sum >> 16);
     sum = (sum & 0xffff) + (sum >> 16);
-    wg_store_be16(ip + 10, (uint16_t)~sum);
+    wg_store_be16(ip + WG_IPV4_CHECKSUM, (uint16_t)~sum);
 }
 
 static void ecn_set(uint8_t *ip, uint8_t ecn)

@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 #include "bytes.h"
+#include "ip.h"
 
 #define WG_ECN_MASK 3 /* RFC 3168, section 5 */
 #define WG_ECN_ECT1 1
@@ -14,7 +15,7 @@
 /* v4 is a parameter because who sends knows it already. */
 static inline uint8_t wg_ecn_get(const uint8_t *ip, bool v4)
 {
-    return v4 ? ip[1] & WG_ECN_MASK : (ip[1] >> 4) & WG_ECN_MASK;
+    return v4 ? ip[WG_IPV4_TOS] & WG_ECN_MASK : (ip[1] >> 4) & WG_ECN_MASK;
 }
 /* The rest of wg_ecn_decapsulate, for a mark that may have to move. */
 bool wg_ecn_move_in(uint8_t *ip, uint8_t outer);

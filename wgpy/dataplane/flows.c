@@ -18,9 +18,8 @@
 #include "ip.h"
 #include "tables.h"
 
-#define IPV4_FRAGMENT 0x3fff      /* more of it, or not the first: no ports that can be trusted */
-#define GOLDEN        0x9e3779b1u /* 2^32 / golden ratio */
-#define BUCKET(hash)  ((hash) >> 20)
+#define GOLDEN       0x9e3779b1u /* 2^32 / golden ratio */
+#define BUCKET(hash) ((hash) >> 20)
 _Static_assert(WG_FLOW_BUCKETS == 1 << 12, "a bucket is the upper 12 bits of 32");
 
 struct flow {
@@ -35,12 +34,13 @@ struct flow {
 static uint32_t pair_read(struct flow *flow, const uint8_t *ip, uint32_t length)
 {
     bool v4 = wg_ip_is_v4(ip);
-    uint32_t size = v4 ? 4 : 16, at = v4 ? 12 : 8, hash;
+    uint32_t size = v4 ? WG_IPV4_ADDRESS_LEN : WG_IPV6_ADDRESS_LEN, hash;
+    uint32_t at = v4 ? WG_IPV4_SOURCE : WG_IPV6_SOURCE;
 
-    flow->protocol = v4 ? ip[9] : ip[6];
+    flow->protocol = ip[v4 ? WG_IPV4_PROTOCOL : WG_IPV6_NEXT_HEADER];
     flow->fragment =
-        v4 ? wg_load_be16(ip + 6) & IPV4_FRAGMENT
-           : flow->protocol == IPPROTO_FRAGMENT && length >= WG_IPV6_LEN + WG_IPV6_FRAGMENT_LEN;
+        v4 ? wg_ipv4_is_fragment(ip)
+           : flow->protocol == IPPROTO_FRAGMENT && length >= WG_IPV6_LEN + WG_IPV6_EXTENSION_LEN;
     if (!v4 && flow->fragment)
         flow->protocol = ip[WG_IPV6_LEN];
     hash = flow->protocol;

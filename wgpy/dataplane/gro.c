@@ -31,12 +31,6 @@
 #define NO_PACKET        UINT32_MAX
 #define HEADER_SAVED     60 /* IPv6 and TCP without options: all that a merge changes lies in it */
 
-/* Byte offsets in TCP and UDP headers; bits of the 16-bit word at TCP_FLAGS. */
-enum { TCP_SEQUENCE = 4, TCP_ACK = 8, TCP_FLAGS = 12, TCP_WINDOW = 14, TCP_CHECKSUM = 16 };
-enum { TCP_URGENT = 18, TCP_OPTIONS = 20, UDP_LENGTH = 4, UDP_CHECKSUM = 6 };
-enum { FLAG_PSH = 0x08, FLAG_ACK = 0x10, FLAGS_ALL = 0x0fff };
-enum { IPV4_DF = 0x4000 };
-
 /* What a look at a packet's headers tells. */
 struct packet_shape {
     const uint8_t *ip;
@@ -120,12 +114,13 @@ static enum flow_kind read_ipv4(const struct wg_gro *gro, struct packet_shape *s
 {
     const uint8_t *ip = shape->ip;
 
-    if (shape->length < WG_IPV4_LEN || !protocol_merges(gro, ip[9]))
+    if (shape->length < WG_IPV4_LEN || !protocol_merges(gro, ip[WG_IPV4_PROTOCOL]))
         return NO_FLOW;
-    if (ip[0] != 0x45 || (wg_load_be16(ip + 6) & ~IPV4_DF) || wg_load_be16(ip + 2) != shape->length)
+    if (ip[0] != WG_IPV4_PLAIN || (wg_load_be16(ip + WG_IPV4_FRAGMENT) & ~WG_IPV4_DF) ||
+        wg_load_be16(ip + WG_IPV4_TOTAL_LENGTH) != shape->length)
         return ANY_FLOW;
     shape->transport = WG_IPV4_LEN;
-    shape->protocol = ip[9];
+    shape->protocol = ip[WG_IPV4_PROTOCOL];
     return ONE_FLOW;
 }
 
@@ -135,20 +130,20 @@ static enum flow_kind read_ipv6(const struct wg_gro *gro, struct packet_shape *s
 
     if (shape->length < WG_IPV6_LEN)
         return NO_FLOW;
-    switch (ip[6]) {
+    switch (ip[WG_IPV6_NEXT_HEADER]) {
     case IPPROTO_HOPOPTS:
     case IPPROTO_ROUTING:
     case IPPROTO_FRAGMENT:
     case IPPROTO_DSTOPTS:
         return ANY_FLOW;
     default:
-        if (!protocol_merges(gro, ip[6]))
+        if (!protocol_merges(gro, ip[WG_IPV6_NEXT_HEADER]))
             return NO_FLOW;
     }
-    if (WG_IPV6_LEN + wg_load_be16(ip + 4) != shape->length)
+    if (WG_IPV6_LEN + wg_load_be16(ip + WG_IPV6_PAYLOAD_LENGTH) != shape->length)
         return ANY_FLOW;
     shape->transport = WG_IPV6_LEN;
-    shape->protocol = ip[6];
+    shape->protocol = ip[WG_IPV6_NEXT_HEADER];
     return ONE_FLOW;
 }
 
@@ -157,16 +152,16 @@ static enum flow_kind read_tcp(struct packet_shape *shape)
     const uint8_t *tcp = shape->ip + shape->transport;
     uint32_t room = shape->length - shape->transport, header, flags;
 
-    if (room < TCP_OPTIONS)
+    if (room < WG_TCP_LEN)
         return ANY_FLOW;
-    header = (tcp[TCP_FLAGS] >> 4) * 4u;
-    if (header < TCP_OPTIONS || header > room)
+    header = wg_tcp_header_length(tcp);
+    if (header < WG_TCP_LEN || header > room)
         return ANY_FLOW;
-    flags = wg_load_be16(tcp + TCP_FLAGS) & FLAGS_ALL;
+    flags = wg_load_be16(tcp + WG_TCP_FLAGS) & WG_TCP_FLAGS_ALL;
     shape->header_length = shape->transport + header;
     shape->payload = room - header;
-    shape->joins = shape->payload != 0 && (flags & ~FLAG_PSH) == FLAG_ACK;
-    shape->ends = flags & FLAG_PSH;
+    shape->joins = shape->payload != 0 && (flags & ~WG_TCP_FLAG_PSH) == WG_TCP_FLAG_ACK;
+    shape->ends = flags & WG_TCP_FLAG_PSH;
     return ONE_FLOW;
 }
 
@@ -175,12 +170,12 @@ static enum flow_kind read_udp(struct packet_shape *shape)
     const uint8_t *udp = shape->ip + shape->transport;
     uint32_t room = shape->length - shape->transport;
 
-    if (room < 8)
+    if (room < WG_UDP_LEN)
         return ANY_FLOW;
-    shape->header_length = shape->transport + 8;
-    shape->payload = room - 8;
-    shape->joins = shape->payload != 0 && wg_load_be16(udp + UDP_LENGTH) == room &&
-                   wg_load_be16(udp + UDP_CHECKSUM) != 0;
+    shape->header_length = shape->transport + WG_UDP_LEN;
+    shape->payload = room - WG_UDP_LEN;
+    shape->joins = shape->payload != 0 && wg_load_be16(udp + WG_UDP_LENGTH) == room &&
+                   wg_load_be16(udp + WG_UDP_CHECKSUM) != 0;
     return ONE_FLOW;
 }
 
@@ -202,7 +197,7 @@ static enum flow_kind read_shape(const struct wg_gro *gro, struct packet_shape *
 static bool same_flow(const struct packet_shape *a, const struct packet_shape *b)
 {
     /* Both addresses, and with them the ports. */
-    uint32_t at = a->transport == WG_IPV4_LEN ? 12 : 8;
+    uint32_t at = a->transport == WG_IPV4_LEN ? WG_IPV4_SOURCE : WG_IPV6_SOURCE;
 
     return a->transport == b->transport && a->protocol == b->protocol &&
            memcmp(a->ip + at, b->ip + at, a->transport + 4 - at) == 0;
@@ -215,7 +210,8 @@ static uint32_t flow_set(const struct packet_shape *shape)
     const uint8_t *ip = shape->ip;
     uint64_t hash = wg_load_le32(ip + shape->transport) + shape->protocol;
 
-    for (uint32_t at = shape->transport == WG_IPV4_LEN ? 12 : 8; at < shape->transport; at += 8) {
+    for (uint32_t at = shape->transport == WG_IPV4_LEN ? WG_IPV4_SOURCE : WG_IPV6_SOURCE;
+         at < shape->transport; at += 8) {
         hash = (hash ^ wg_load_le64(ip + at)) * 0x9e3779b97f4a7c15ull; /* 2^64 / golden ratio */
         hash ^= hash >> 32;
     }
@@ -247,10 +243,12 @@ static struct flow_slot *find_slot(struct wg_gro *gro, const struct packet_shape
 static bool ipv4_continues(const struct gro_frame *frame, const uint8_t *ip)
 {
     const uint8_t *first = frame->shape.ip;
-    uint16_t step = (uint16_t)(wg_load_be16(ip + 4) - wg_load_be16(first + 4));
-    bool fragile = !(wg_load_be16(ip + 6) & IPV4_DF); /* may be fragmented, so the id matters */
+    uint16_t step = (uint16_t)(wg_load_be16(ip + WG_IPV4_ID) - wg_load_be16(first + WG_IPV4_ID));
+    /* It may be fragmented, so the id matters. */
+    bool fragile = !(wg_load_be16(ip + WG_IPV4_FRAGMENT) & WG_IPV4_DF);
 
-    if (ip[1] != first[1] || ip[8] != first[8] || memcmp(ip + 6, first + 6, 2) != 0)
+    if (ip[WG_IPV4_TOS] != first[WG_IPV4_TOS] || ip[WG_IPV4_TTL] != first[WG_IPV4_TTL] ||
+        memcmp(ip + WG_IPV4_FRAGMENT, first + WG_IPV4_FRAGMENT, 2) != 0)
         return false;
     if (frame->count == 1)
         return step == 1 || (step == 0 && !fragile);
@@ -261,7 +259,8 @@ static bool ipv6_continues(const struct gro_frame *frame, const uint8_t *ip)
 {
     const uint8_t *first = frame->shape.ip;
 
-    return memcmp(ip, first, 4) == 0 && ip[7] == first[7];
+    return memcmp(ip, first, WG_IPV6_PAYLOAD_LENGTH) == 0 && /* version, traffic class, flow */
+           ip[WG_IPV6_HOP_LIMIT] == first[WG_IPV6_HOP_LIMIT];
 }
 
 static bool tcp_continues(const struct gro_frame *frame, const struct packet_shape *shape)
@@ -269,12 +268,12 @@ static bool tcp_continues(const struct gro_frame *frame, const struct packet_sha
     const uint8_t *first = frame->shape.ip + shape->transport, *tcp = shape->ip + shape->transport;
     uint32_t given = frame->length - frame->shape.header_length;
 
-    return wg_load_be32(tcp + TCP_SEQUENCE) == wg_load_be32(first + TCP_SEQUENCE) + given &&
-           memcmp(tcp + TCP_ACK, first + TCP_ACK, 4) == 0 &&
-           memcmp(tcp + TCP_WINDOW, first + TCP_WINDOW, 2) == 0 &&
-           memcmp(tcp + TCP_URGENT, first + TCP_URGENT, 2) == 0 &&
-           memcmp(tcp + TCP_OPTIONS, first + TCP_OPTIONS,
-                  shape->header_length - shape->transport - TCP_OPTIONS) == 0;
+    return wg_load_be32(tcp + WG_TCP_SEQUENCE) == wg_load_be32(first + WG_TCP_SEQUENCE) + given &&
+           memcmp(tcp + WG_TCP_ACK, first + WG_TCP_ACK, 4) == 0 &&
+           memcmp(tcp + WG_TCP_WINDOW, first + WG_TCP_WINDOW, 2) == 0 &&
+           memcmp(tcp + WG_TCP_URGENT, first + WG_TCP_URGENT, 2) == 0 &&
+           memcmp(tcp + WG_TCP_LEN, first + WG_TCP_LEN,
+                  shape->header_length - shape->transport - WG_TCP_LEN) == 0;
 }
 
 static bool headers_continue(const struct gro_frame *frame, const struct packet_shape *shape)
@@ -320,8 +319,8 @@ static bool join_frame(struct wg_gro *gro, struct gro_frame *frame, uint32_t ind
                        const struct packet_shape *shape)
 {
     if (shape->transport == WG_IPV4_LEN && frame->count == 1)
-        frame->id_step =
-            (uint16_t)(wg_load_be16(shape->ip + 4) - wg_load_be16(frame->shape.ip + 4));
+        frame->id_step = (uint16_t)(wg_load_be16(shape->ip + WG_IPV4_ID) -
+                                    wg_load_be16(frame->shape.ip + WG_IPV4_ID));
     gro->packets[frame->last].next = index;
     frame->last = index;
     frame->count++;
@@ -371,39 +370,54 @@ int wg_gro_add(struct wg_gro *gro, uint8_t *packet, uint32_t length)
 
 /* ---- 3. frames out -------------------------------------------------------------------------- */
 
-/* Makes the first packet's headers those of the super-packet, and fills in the virtio_net_hdr. */
+static uint32_t checksum_offset(const struct packet_shape *shape)
+{
+    return shape->protocol == IPPROTO_TCP ? WG_TCP_CHECKSUM : WG_UDP_CHECKSUM;
+}
+
+/* Makes the first packet's headers those of the super-packet, but for the transport checksum, of
+ * which only the pseudo-header's part is to stand there. */
 static void merge_headers(struct wg_gro *gro, const struct gro_frame *frame)
 {
     const struct packet_shape *shape = &frame->shape;
     uint8_t *ip = gro->packets[frame->first].data, *transport = ip + shape->transport;
     uint32_t rest = frame->length - shape->transport;
-    bool tcp = shape->protocol == IPPROTO_TCP;
-    uint32_t checksum = tcp ? TCP_CHECKSUM : UDP_CHECKSUM;
 
     gro->saved_at = ip;
     memcpy(gro->saved, ip, shape->length < HEADER_SAVED ? shape->length : HEADER_SAVED);
     if (shape->transport == WG_IPV4_LEN) {
-        wg_store_be16(ip + 2, (uint16_t)frame->length);
-        wg_store_be16(ip + 10, 0);
-        wg_store_be16(ip + 10, (uint16_t)~wg_checksum_fold(ip, WG_IPV4_LEN, 0));
+        wg_store_be16(ip + WG_IPV4_TOTAL_LENGTH, (uint16_t)frame->length);
+        wg_store_be16(ip + WG_IPV4_CHECKSUM, 0);
+        wg_store_be16(ip + WG_IPV4_CHECKSUM, (uint16_t)~wg_checksum_fold(ip, WG_IPV4_LEN, 0));
     } else {
-        wg_store_be16(ip + 4, (uint16_t)rest);
+        wg_store_be16(ip + WG_IPV6_PAYLOAD_LENGTH, (uint16_t)rest);
     }
-    if (tcp && frame->pushed)
-        transport[TCP_FLAGS + 1] |= FLAG_PSH;
-    if (!tcp)
-        wg_store_be16(transport + UDP_LENGTH, (uint16_t)rest);
-    wg_store_be16(transport + checksum,
+    if (shape->protocol == IPPROTO_UDP)
+        wg_store_be16(transport + WG_UDP_LENGTH, (uint16_t)rest);
+    else if (frame->pushed)
+        transport[WG_TCP_FLAGS + 1] |= WG_TCP_FLAG_PSH;
+    wg_store_be16(transport + checksum_offset(shape),
                   wg_checksum_fold(ip, 0, wg_checksum_pseudo(ip, shape->protocol, rest)));
-    gro->vnet = (struct virtio_net_hdr){
+}
+
+static const struct virtio_net_hdr plain_vnet = {.gso_type = VIRTIO_NET_HDR_GSO_NONE};
+
+static uint8_t gso_type(const struct packet_shape *shape)
+{
+    if (shape->protocol == IPPROTO_UDP)
+        return VIRTIO_NET_HDR_GSO_UDP_L4;
+    return shape->transport == WG_IPV4_LEN ? VIRTIO_NET_HDR_GSO_TCPV4 : VIRTIO_NET_HDR_GSO_TCPV6;
+}
+
+static struct virtio_net_hdr merged_vnet(const struct packet_shape *shape)
+{
+    return (struct virtio_net_hdr){
         .flags = VIRTIO_NET_HDR_F_NEEDS_CSUM,
-        .gso_type = !tcp                              ? VIRTIO_NET_HDR_GSO_UDP_L4
-                    : shape->transport == WG_IPV4_LEN ? VIRTIO_NET_HDR_GSO_TCPV4
-                                                      : VIRTIO_NET_HDR_GSO_TCPV6,
+        .gso_type = gso_type(shape),
         .hdr_len = (uint16_t)shape->header_length,
         .gso_size = (uint16_t)shape->payload,
         .csum_start = (uint16_t)shape->transport,
-        .csum_offset = (uint16_t)checksum,
+        .csum_offset = (uint16_t)checksum_offset(shape),
     };
 }
 
@@ -425,9 +439,9 @@ int wg_gro_next(struct wg_gro *gro, struct iovec *iov, uint32_t *packets)
     frame = &gro->frames[gro->frame_cursor++];
     gro->single = frame->first;
     gro->saved_at = NULL;
-    gro->vnet = (struct virtio_net_hdr){.gso_type = VIRTIO_NET_HDR_GSO_NONE};
     if (frame->count > 1)
         merge_headers(gro, frame);
+    gro->vnet = frame->count > 1 ? merged_vnet(&frame->shape) : plain_vnet;
     *packets = frame->count;
     count = put_vnet(gro, iov);
     for (uint32_t i = frame->first, skip = 0; i != NO_PACKET; i = gro->packets[i].next) {
@@ -449,7 +463,7 @@ int wg_gro_next_single(struct wg_gro *gro, struct iovec *iov)
         memcpy(gro->saved_at, gro->saved,
                packet->length < HEADER_SAVED ? packet->length : HEADER_SAVED);
     gro->saved_at = NULL;
-    gro->vnet = (struct virtio_net_hdr){.gso_type = VIRTIO_NET_HDR_GSO_NONE};
+    gro->vnet = plain_vnet;
     gro->single = packet->next;
     count = put_vnet(gro, iov);
     iov[count++] = (struct iovec){packet->data, packet->length};

@@ -18,11 +18,6 @@
 #include "ip.h"
 #include "tun.h"
 
-/* Byte offsets in TCP and UDP headers. */
-enum { TCP_SEQUENCE = 4, TCP_FLAGS = 12, TCP_CHECKSUM = 16, UDP_LENGTH = 4, UDP_CHECKSUM = 6 };
-/* Bits of the 16-bit word at TCP_FLAGS. */
-enum { FLAG_FIN = 0x01, FLAG_PSH = 0x08, FLAG_CWR = 0x80 };
-
 static uint16_t not_zero(uint16_t checksum) { return checksum ? checksum : UINT16_MAX; }
 
 /* Bytes of the base IP header, 0 for what is no IP packet; sets version and the packet's length. */
@@ -36,10 +31,10 @@ static uint32_t read_ip_header(struct wg_gso *gso, size_t frame_length)
     gso->version = wg_ip_version(ip);
     if (gso->version == 4) {
         header = wg_ipv4_header_length(ip);
-        gso->length = wg_load_be16(ip + 2);
+        gso->length = wg_load_be16(ip + WG_IPV4_TOTAL_LENGTH);
     } else if (gso->version == 6 && frame_length >= WG_IPV6_LEN) {
         header = WG_IPV6_LEN;
-        gso->length = WG_IPV6_LEN + wg_load_be16(ip + 4);
+        gso->length = WG_IPV6_LEN + wg_load_be16(ip + WG_IPV6_PAYLOAD_LENGTH);
     } else {
         return 0;
     }
@@ -55,7 +50,7 @@ static int finish_checksum(struct wg_gso *gso, uint32_t ip_header, uint32_t star
     if (start < ip_header || start + offset + 2 > gso->length)
         return -EINVAL;
     checksum = (uint16_t)~wg_checksum_fold(transport, gso->length - start, 0);
-    wg_store_be16(transport + offset, offset == UDP_CHECKSUM ? not_zero(checksum) : checksum);
+    wg_store_be16(transport + offset, offset == WG_UDP_CHECKSUM ? not_zero(checksum) : checksum);
     return 0;
 }
 
@@ -66,17 +61,17 @@ static uint32_t skip_extensions(const struct wg_gso *gso)
 {
     const uint8_t *ip = gso->ip;
     uint32_t at = WG_IPV6_LEN;
-    uint8_t next = ip[6];
+    uint8_t next = ip[WG_IPV6_NEXT_HEADER];
 
     while (next != gso->protocol) {
-        if (at + 8 > gso->length)
+        if (at + WG_IPV6_EXTENSION_LEN > gso->length)
             return 0;
         if (next != IPPROTO_HOPOPTS && next != IPPROTO_DSTOPTS && next != IPPROTO_ROUTING)
             return 0;
         if (next == IPPROTO_ROUTING && ip[at + 3] != 0)
             return 0;
         next = ip[at];
-        at += 8u + ip[at + 1] * 8u;
+        at += wg_ipv6_extension_length(ip + at);
     }
     return at;
 }
@@ -86,7 +81,7 @@ static uint32_t find_transport(const struct wg_gso *gso, uint32_t ip_header)
 {
     if (gso->version == 6)
         return skip_extensions(gso);
-    if (gso->ip[9] != gso->protocol || (wg_load_be16(gso->ip + 6) & 0x3fff)) /* a fragment */
+    if (gso->ip[WG_IPV4_PROTOCOL] != gso->protocol || wg_ipv4_is_fragment(gso->ip))
         return 0;
     return ip_header;
 }
@@ -98,11 +93,11 @@ static uint32_t transport_header_length(const struct wg_gso *gso)
     uint32_t room = gso->length - gso->transport, header;
 
     if (gso->protocol == IPPROTO_UDP)
-        return room >= 8 ? 8 : 0;
-    if (room < 20)
+        return room >= WG_UDP_LEN ? WG_UDP_LEN : 0;
+    if (room < WG_TCP_LEN)
         return 0;
-    header = (transport[TCP_FLAGS] >> 4) * 4u;
-    return header >= 20 && header <= room ? header : 0;
+    header = wg_tcp_header_length(transport);
+    return header >= WG_TCP_LEN && header <= room ? header : 0;
 }
 
 /* The protocol and IP version that a gso_type stands for; 0 for one that we did not ask for. */
@@ -131,23 +126,23 @@ static void make_template(struct wg_gso *gso)
 
     memcpy(gso->header, gso->ip, gso->header_length);
     if (gso->version == 4) {
-        gso->id = wg_load_be16(ip + 4);
-        clear_field16(ip + 2);
-        clear_field16(ip + 4);
-        clear_field16(ip + 10);
+        gso->id = wg_load_be16(ip + WG_IPV4_ID);
+        clear_field16(ip + WG_IPV4_TOTAL_LENGTH);
+        clear_field16(ip + WG_IPV4_ID);
+        clear_field16(ip + WG_IPV4_CHECKSUM);
         gso->ip_sum = wg_checksum_fold(ip, gso->transport, 0);
     } else {
-        clear_field16(ip + 4);
+        clear_field16(ip + WG_IPV6_PAYLOAD_LENGTH);
     }
     if (gso->protocol == IPPROTO_TCP) {
-        gso->sequence = wg_load_be32(transport + TCP_SEQUENCE);
-        gso->flags = wg_load_be16(transport + TCP_FLAGS);
-        wg_store_be32(transport + TCP_SEQUENCE, 0);
-        clear_field16(transport + TCP_FLAGS);
-        clear_field16(transport + TCP_CHECKSUM);
+        gso->sequence = wg_load_be32(transport + WG_TCP_SEQUENCE);
+        gso->flags = wg_load_be16(transport + WG_TCP_FLAGS);
+        wg_store_be32(transport + WG_TCP_SEQUENCE, 0);
+        clear_field16(transport + WG_TCP_FLAGS);
+        clear_field16(transport + WG_TCP_CHECKSUM);
     } else {
-        clear_field16(transport + UDP_LENGTH);
-        clear_field16(transport + UDP_CHECKSUM);
+        clear_field16(transport + WG_UDP_LENGTH);
+        clear_field16(transport + WG_UDP_CHECKSUM);
     }
     gso->transport_sum = wg_checksum_fold(transport, gso->header_length - gso->transport,
                                           wg_checksum_pseudo(ip, gso->protocol, 0));
@@ -169,7 +164,7 @@ static int begin_super_packet(struct wg_gso *gso, uint32_t ip_header,
         return -EINVAL;
     if ((vnet->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) &&
         (vnet->csum_start != gso->transport ||
-         vnet->csum_offset != (gso->protocol == IPPROTO_TCP ? TCP_CHECKSUM : UDP_CHECKSUM)))
+         vnet->csum_offset != (gso->protocol == IPPROTO_TCP ? WG_TCP_CHECKSUM : WG_UDP_CHECKSUM)))
         return -EINVAL;
     payload = gso->length - gso->header_length;
     if (vnet->gso_size == 0 || payload == 0)
@@ -217,12 +212,13 @@ static void fill_ip_header(const struct wg_gso *gso, uint8_t *ip, uint32_t lengt
     uint16_t id = (uint16_t)(gso->id + gso->index);
 
     if (gso->version == 6) {
-        wg_store_be16(ip + 4, (uint16_t)(length - WG_IPV6_LEN));
+        wg_store_be16(ip + WG_IPV6_PAYLOAD_LENGTH, (uint16_t)(length - WG_IPV6_LEN));
         return;
     }
-    wg_store_be16(ip + 2, (uint16_t)length);
-    wg_store_be16(ip + 4, id);
-    wg_store_be16(ip + 10, (uint16_t)~wg_checksum_fold(ip, 0, gso->ip_sum + length + id));
+    wg_store_be16(ip + WG_IPV4_TOTAL_LENGTH, (uint16_t)length);
+    wg_store_be16(ip + WG_IPV4_ID, id);
+    wg_store_be16(ip + WG_IPV4_CHECKSUM,
+                  (uint16_t)~wg_checksum_fold(ip, 0, gso->ip_sum + length + id));
 }
 
 /* RFC 793, RFC 3168 6.1.2: what ends a stream belongs to the last packet, CWR to the first. */
@@ -234,14 +230,14 @@ static void fill_tcp_header(const struct wg_gso *gso, uint8_t *tcp, uint32_t pay
     uint64_t sum;
 
     if (gso->index != 0)
-        flags &= (uint16_t)~FLAG_CWR;
+        flags &= (uint16_t)~WG_TCP_FLAG_CWR;
     if (gso->index + 1 != gso->count)
-        flags &= (uint16_t) ~(FLAG_FIN | FLAG_PSH);
-    wg_store_be32(tcp + TCP_SEQUENCE, sequence);
-    wg_store_be16(tcp + TCP_FLAGS, flags);
+        flags &= (uint16_t) ~(WG_TCP_FLAG_FIN | WG_TCP_FLAG_PSH);
+    wg_store_be32(tcp + WG_TCP_SEQUENCE, sequence);
+    wg_store_be16(tcp + WG_TCP_FLAGS, flags);
     sum = gso->transport_sum + length + flags + (sequence >> 16) + (sequence & UINT16_MAX);
     sum = wg_checksum_fold(gso->ip + gso->header_length + gso->offset, payload, sum);
-    wg_store_be16(tcp + TCP_CHECKSUM, (uint16_t)~sum);
+    wg_store_be16(tcp + WG_TCP_CHECKSUM, (uint16_t)~sum);
 }
 
 static void fill_udp_header(const struct wg_gso *gso, uint8_t *udp, uint32_t payload)
@@ -249,9 +245,9 @@ static void fill_udp_header(const struct wg_gso *gso, uint8_t *udp, uint32_t pay
     uint32_t length = gso->header_length - gso->transport + payload;
     uint64_t sum = gso->transport_sum + 2 * (uint64_t)length; /* pseudo-header and header */
 
-    wg_store_be16(udp + UDP_LENGTH, (uint16_t)length);
+    wg_store_be16(udp + WG_UDP_LENGTH, (uint16_t)length);
     sum = wg_checksum_fold(gso->ip + gso->header_length + gso->offset, payload, sum);
-    wg_store_be16(udp + UDP_CHECKSUM, not_zero((uint16_t)~sum));
+    wg_store_be16(udp + WG_UDP_CHECKSUM, not_zero((uint16_t)~sum));
 }
 
 bool wg_gso_next(struct wg_gso *gso, struct wg_packet *packet)

@@ -76,7 +76,7 @@ static bool v4_is_icmp_error(const uint8_t *ip, uint32_t length)
 {
     uint32_t at = wg_ipv4_header_length(ip);
 
-    if (ip[9] != IPPROTO_ICMP)
+    if (ip[WG_IPV4_PROTOCOL] != IPPROTO_ICMP)
         return false;
     if (at >= length)
         return true;
@@ -94,8 +94,8 @@ static bool v4_is_icmp_error(const uint8_t *ip, uint32_t length)
 /* RFC 1122, section 3.2.2. */
 static bool v4_may_answer(const uint8_t *ip, uint32_t length)
 {
-    return v4_is_unicast(ip + 12) && v4_is_unicast(ip + 16) &&
-           !(wg_load_be16(ip + 6) & WG_IPV4_FRAGMENT_OFFSET) && !v4_is_icmp_error(ip, length);
+    return v4_is_unicast(ip + WG_IPV4_SOURCE) && v4_is_unicast(ip + WG_IPV4_DESTINATION) &&
+           !wg_ipv4_is_later_fragment(ip) && !v4_is_icmp_error(ip, length);
 }
 
 static bool v6_is_unicast(const uint8_t *address)
@@ -109,17 +109,17 @@ static bool v6_is_unicast(const uint8_t *address)
  * chain of headers that is cut off or too long. */
 static bool v6_upper_layer(const uint8_t *ip, uint32_t length, uint8_t *protocol, uint32_t *at)
 {
-    *protocol = ip[6];
+    *protocol = ip[WG_IPV6_NEXT_HEADER];
     *at = WG_IPV6_LEN;
     for (int i = 0; i < EXTENSIONS_MAX; i++) {
         bool fragment = *protocol == IPPROTO_FRAGMENT;
         if (!fragment && *protocol != IPPROTO_HOPOPTS && *protocol != IPPROTO_ROUTING &&
             *protocol != IPPROTO_DSTOPTS)
             return true;
-        if (*at + 8 > length || (fragment && wg_load_be16(ip + *at + 2) >> 3))
+        if (*at + WG_IPV6_EXTENSION_LEN > length || (fragment && wg_ipv6_fragment_offset(ip + *at)))
             return false;
         *protocol = ip[*at];
-        *at += fragment ? 8u : 8u + ip[*at + 1] * 8u;
+        *at += fragment ? WG_IPV6_EXTENSION_LEN : wg_ipv6_extension_length(ip + *at);
     }
     return false;
 }
@@ -130,7 +130,7 @@ static bool v6_may_answer(const uint8_t *ip, uint32_t length)
     uint8_t protocol;
     uint32_t at;
 
-    if (!v6_is_unicast(ip + 8) || !v6_is_unicast(ip + 24) ||
+    if (!v6_is_unicast(ip + WG_IPV6_SOURCE) || !v6_is_unicast(ip + WG_IPV6_DESTINATION) ||
         !v6_upper_layer(ip, length, &protocol, &at))
         return false;
     if (protocol != IPPROTO_ICMPV6)
@@ -171,14 +171,14 @@ static uint32_t v4_error(uint8_t *out, const uint8_t *packet, uint32_t length)
                                       V4_ERROR_MAX - WG_IPV4_LEN);
 
     memset(out, 0, WG_IPV4_LEN);
-    out[0] = 0x45;
-    out[1] = TOS_CONTROL;
-    wg_store_be16(out + 2, (uint16_t)(WG_IPV4_LEN + icmp_length));
-    out[8] = TTL;
-    out[9] = IPPROTO_ICMP;
-    memcpy(out + 12, packet + 16, 4);
-    memcpy(out + 16, packet + 12, 4);
-    wg_store_be16(out + 10, (uint16_t)~wg_checksum_fold(out, WG_IPV4_LEN, 0));
+    out[0] = WG_IPV4_PLAIN;
+    out[WG_IPV4_TOS] = TOS_CONTROL;
+    wg_store_be16(out + WG_IPV4_TOTAL_LENGTH, (uint16_t)(WG_IPV4_LEN + icmp_length));
+    out[WG_IPV4_TTL] = TTL;
+    out[WG_IPV4_PROTOCOL] = IPPROTO_ICMP;
+    memcpy(out + WG_IPV4_SOURCE, packet + WG_IPV4_DESTINATION, WG_IPV4_ADDRESS_LEN);
+    memcpy(out + WG_IPV4_DESTINATION, packet + WG_IPV4_SOURCE, WG_IPV4_ADDRESS_LEN);
+    wg_store_be16(out + WG_IPV4_CHECKSUM, (uint16_t)~wg_checksum_fold(out, WG_IPV4_LEN, 0));
     wg_store_be16(icmp + 2, (uint16_t)~wg_checksum_fold(icmp, icmp_length, 0));
     return WG_IPV4_LEN + icmp_length;
 }
@@ -190,12 +190,12 @@ static uint32_t v6_error(uint8_t *out, const uint8_t *packet, uint32_t length)
                                       length, V6_ERROR_MAX - WG_IPV6_LEN);
 
     memset(out, 0, WG_IPV6_LEN);
-    out[0] = 0x60;
-    wg_store_be16(out + 4, (uint16_t)icmp_length);
-    out[6] = IPPROTO_ICMPV6;
-    out[7] = TTL;
-    memcpy(out + 8, packet + 24, 16);
-    memcpy(out + 24, packet + 8, 16);
+    out[0] = WG_IPV6_PLAIN;
+    wg_store_be16(out + WG_IPV6_PAYLOAD_LENGTH, (uint16_t)icmp_length);
+    out[WG_IPV6_NEXT_HEADER] = IPPROTO_ICMPV6;
+    out[WG_IPV6_HOP_LIMIT] = TTL;
+    memcpy(out + WG_IPV6_SOURCE, packet + WG_IPV6_DESTINATION, WG_IPV6_ADDRESS_LEN);
+    memcpy(out + WG_IPV6_DESTINATION, packet + WG_IPV6_SOURCE, WG_IPV6_ADDRESS_LEN);
     uint64_t sum = wg_checksum_pseudo(out, IPPROTO_ICMPV6, icmp_length);
     wg_store_be16(icmp + 2, (uint16_t)~wg_checksum_fold(icmp, icmp_length, sum));
     return WG_IPV6_LEN + icmp_length;

@@ -23,7 +23,6 @@
 #include "loops.h"
 #include "tables.h"
 
-#define UDP_LEN           8
 #define MESSAGE_BEGIN_LEN 8  /* type and index */
 #define HOPS              64 /* ip_default_ttl of Linux; a message of others may begin with more */
 #define HOPS_A_NESTING    8
@@ -31,7 +30,7 @@
 /* Both: offset of the UDP header in a whole IP packet, 0 without one. */
 static uint32_t find_udp4(const uint8_t *ip)
 {
-    if (ip[9] != IPPROTO_UDP || wg_load_be16(ip + 6) & WG_IPV4_FRAGMENT_OFFSET)
+    if (ip[WG_IPV4_PROTOCOL] != IPPROTO_UDP || wg_ipv4_is_later_fragment(ip))
         return 0;
     return wg_ipv4_header_length(ip);
 }
@@ -41,17 +40,18 @@ static uint32_t find_udp6(const uint8_t *ip, uint32_t length)
 {
     const uint8_t *fragment = ip + WG_IPV6_LEN;
 
-    if (ip[6] == IPPROTO_UDP)
+    if (ip[WG_IPV6_NEXT_HEADER] == IPPROTO_UDP)
         return WG_IPV6_LEN;
-    if (ip[6] != IPPROTO_FRAGMENT || WG_IPV6_LEN + WG_IPV6_FRAGMENT_LEN > length ||
-        fragment[0] != IPPROTO_UDP || wg_load_be16(fragment + 2) >> 3)
+    if (ip[WG_IPV6_NEXT_HEADER] != IPPROTO_FRAGMENT ||
+        WG_IPV6_LEN + WG_IPV6_EXTENSION_LEN > length || fragment[0] != IPPROTO_UDP ||
+        wg_ipv6_fragment_offset(fragment))
         return 0;
-    return WG_IPV6_LEN + WG_IPV6_FRAGMENT_LEN;
+    return WG_IPV6_LEN + WG_IPV6_EXTENSION_LEN;
 }
 
 static uint8_t hops_left(const uint8_t *ip)
 {
-    uint8_t hops = wg_ip_is_v4(ip) ? ip[8] : ip[7];
+    uint8_t hops = ip[wg_ip_is_v4(ip) ? WG_IPV4_TTL : WG_IPV6_HOP_LIMIT];
 
     if (hops > HOPS)
         hops = HOPS;
@@ -62,9 +62,9 @@ struct wg_nested wg_nested_read(const uint8_t *ip, uint32_t length)
 {
     uint32_t udp = wg_ip_is_v4(ip) ? find_udp4(ip) : find_udp6(ip, length);
 
-    if (!udp || udp + UDP_LEN + MESSAGE_BEGIN_LEN > length)
+    if (!udp || udp + WG_UDP_LEN + MESSAGE_BEGIN_LEN > length)
         return (struct wg_nested){0};
-    const uint8_t *message = ip + udp + UDP_LEN;
+    const uint8_t *message = ip + udp + WG_UDP_LEN;
     uint32_t type = wg_load_le32(message);
     if (type < WG_MESSAGE_INITIATION || type > WG_MESSAGE_TRANSPORT)
         return (struct wg_nested){0};

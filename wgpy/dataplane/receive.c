@@ -228,10 +228,10 @@ static uint32_t inner_length(const uint8_t *ip, uint32_t padded)
     uint32_t length = 0, header = WG_IPV4_LEN;
 
     if (padded >= WG_IPV4_LEN && wg_ip_version(ip) == 4) {
-        length = wg_load_be16(ip + 2);
+        length = wg_load_be16(ip + WG_IPV4_TOTAL_LENGTH);
     } else if (padded >= WG_IPV6_LEN && wg_ip_version(ip) == 6) {
         header = WG_IPV6_LEN;
-        length = wg_load_be16(ip + 4) + WG_IPV6_LEN;
+        length = wg_load_be16(ip + WG_IPV6_PAYLOAD_LENGTH) + WG_IPV6_LEN;
     }
     return length >= header && length <= padded ? length : 0;
 }

@@ -25,6 +25,7 @@
 #include "flows.h"
 #include "gso.h"
 #include "icmp.h"
+#include "ip.h"
 #include "keypair.h"
 #include "loops.h"
 #include "peer.h"
@@ -291,7 +292,8 @@ static bool frame_begin(struct send_worker *worker, struct outgoing *frame, size
         return false;
     const uint8_t *ip = frame->gso.ip;
     bool v4 = frame->gso.version == 4;
-    memcpy(frame->destination, ip + (v4 ? 16 : 24), v4 ? 4 : 16);
+    memcpy(frame->destination, wg_ip_destination(ip),
+           v4 ? WG_IPV4_ADDRESS_LEN : WG_IPV6_ADDRESS_LEN);
     frame->ecn = wg_ecn_get(ip, v4);
     frame->nested = wg_nested_read(ip, frame->gso.length);
     wg_flow_sent(worker->device, worker->index, ip, frame->gso.length);
