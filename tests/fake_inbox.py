@@ -4,7 +4,7 @@ from collections import deque
 
 from core_numbers import EVENT_RING
 
-from wgpy.dataplane.plane import MessageEvent, PendingEvent
+from wgpy.dataplane.types import MessageEvent, PendingEvent
 
 
 class FakeInbox:

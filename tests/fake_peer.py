@@ -6,7 +6,7 @@ from core_numbers import REJECT_AFTER_MESSAGES
 
 from wgpy.config import Endpoint
 from wgpy.dataplane._core import lib
-from wgpy.dataplane.plane import PeerStats, Session
+from wgpy.dataplane.types import PeerStats, Session
 
 REPLAY_WINDOW = lib.WG_REPLAY_WINDOW
 

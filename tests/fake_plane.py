@@ -31,7 +31,8 @@ from fakes import WIRE_LEN, Clock, Datagram, FakeSockets, Network, S
 
 from wgpy.config import AllowedIP, Endpoint
 from wgpy.dataplane._core import lib
-from wgpy.dataplane.plane import MessageEvent, PeerStats, PendingEvent, Plane, PlaneIO, Session
+from wgpy.dataplane.plane import Plane
+from wgpy.dataplane.types import MessageEvent, PeerStats, PendingEvent, PlaneIO, Session
 from wgpy.protocol.cookie import _xchacha20poly1305, cookie_key
 
 STAGED_MAX = lib.WG_STAGED_MAX

@@ -19,7 +19,8 @@ from core import advance_clock
 from fakes import FakeHandle, S
 
 from wgpy.config import DeviceChange, PeerChange, PeerSnapshot
-from wgpy.dataplane.plane import PeerStats, Plane
+from wgpy.dataplane.plane import Plane
+from wgpy.dataplane.types import PeerStats
 from wgpy.device import Device
 from wgpy.linux.sockets import open_sockets
 from wgpy.ports import Feature

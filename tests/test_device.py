@@ -18,7 +18,8 @@ from wgpy.config import (
     PeerChange,
     PeerSnapshot,
 )
-from wgpy.dataplane.plane import MessageEvent, Plane
+from wgpy.dataplane.plane import Plane
+from wgpy.dataplane.types import MessageEvent
 from wgpy.device import EVENTS_PER_TURN
 from wgpy.errors import ConfigError
 from wgpy.protocol.cookie import cookie_key, mac1_key

@@ -7,7 +7,7 @@ from core_numbers import SESSION_CURRENT
 from fake_hosts import ELSEWHERE, Host, World, host_that_is_down, key
 
 from wgpy.config import ZERO_KEY, DeviceSnapshot, PeerChange
-from wgpy.dataplane.plane import MessageEvent, WorkerIO
+from wgpy.dataplane.types import MessageEvent, WorkerIO
 from wgpy.device import EVENTS_PER_TURN
 from wgpy.errors import ConfigError
 from wgpy.ports import Feature

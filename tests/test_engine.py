@@ -11,7 +11,8 @@ from typing import NoReturn
 
 import pytest
 
-from wgpy.dataplane.plane import MessageEvent, PendingEvent, Plane
+from wgpy.dataplane.plane import Plane
+from wgpy.dataplane.types import MessageEvent, PendingEvent
 from wgpy.engine import Engine
 from wgpy.errors import DataThreadError, LinkDeletedError
 from wgpy.linux.sockets import open_sockets

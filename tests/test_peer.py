@@ -19,7 +19,7 @@ from fake_plane import cookie_reply
 from fakes import Datagram, S
 
 from wgpy.config import PeerChange
-from wgpy.dataplane.plane import MessageEvent
+from wgpy.dataplane.types import MessageEvent
 from wgpy.peer import HANDSHAKE_TOS
 from wgpy.protocol.noise import StaticKey
 

@@ -22,14 +22,8 @@ from wgpy.config import (
     Endpoint,
     PeerChange,
 )
-from wgpy.dataplane.plane import (
-    MAX_PEERS,
-    MessageEvent,
-    PendingEvent,
-    Plane,
-    PlaneIO,
-    WorkerIO,
-)
+from wgpy.dataplane.plane import MAX_PEERS, Plane
+from wgpy.dataplane.types import MessageEvent, PendingEvent, PlaneIO, WorkerIO
 from wgpy.errors import BadMessage, ConfigError
 from wgpy.peer import Peer, PeerServices
 from wgpy.ports import Feature, Handle, OpenSockets, Scheduler, Sockets

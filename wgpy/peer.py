@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from wgpy.config import ZERO_KEY, Endpoint, PeerChange, PeerSnapshot
-from wgpy.dataplane.plane import Plane, Session
+from wgpy.dataplane.plane import Plane
+from wgpy.dataplane.types import Session
 from wgpy.errors import BadMessage
 from wgpy.log import NOTICE
 from wgpy.ports import Handle, Scheduler

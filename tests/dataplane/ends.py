@@ -4,7 +4,8 @@ import socket
 from contextlib import ExitStack
 from socket import AddressFamily
 
-from wgpy.dataplane.plane import Plane, PlaneIO, WorkerIO
+from wgpy.dataplane.plane import Plane
+from wgpy.dataplane.types import PlaneIO, WorkerIO
 from wgpy.ports import Feature
 
 NO_FEATURES = Feature(0)

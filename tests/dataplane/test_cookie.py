@@ -10,7 +10,8 @@ from core import advance_clock
 from core_numbers import COOKIE_REPLY_LEN, LOAD, MESSAGE_COOKIE_REPLY, MESSAGE_RESPONSE
 
 from wgpy.dataplane._core import lib
-from wgpy.dataplane.plane import MessageEvent, Plane, PlaneIO, WorkerIO
+from wgpy.dataplane.plane import Plane
+from wgpy.dataplane.types import MessageEvent, PlaneIO, WorkerIO
 from wgpy.errors import BadMessage
 from wgpy.linux.sockets import open_sockets
 from wgpy.protocol.cookie import CookieGenerator, cookie_key, mac1_key

@@ -7,7 +7,7 @@ from random import Random
 import pytest
 from fake_inbox import FakeInbox
 
-from wgpy.dataplane.plane import MessageEvent, PendingEvent
+from wgpy.dataplane.types import MessageEvent, PendingEvent
 
 from .wire import Wire
 

@@ -16,7 +16,7 @@ from core_numbers import (
     RESPONSE_LEN,
 )
 
-from wgpy.dataplane.plane import MessageEvent, PendingEvent
+from wgpy.dataplane.types import MessageEvent, PendingEvent
 
 from .ends import WAIT_S
 from .faults import FaultyKernel

@@ -18,7 +18,8 @@ from core_numbers import (
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from wgpy.config import AllowedIP, Endpoint
-from wgpy.dataplane.plane import MessageEvent, PendingEvent, Plane, PlaneIO, Session, WorkerIO
+from wgpy.dataplane.plane import Plane
+from wgpy.dataplane.types import MessageEvent, PendingEvent, PlaneIO, Session, WorkerIO
 from wgpy.ports import Feature
 
 from .ends import WAIT_S

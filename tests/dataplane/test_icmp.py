@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from wgpy.config import AllowedIP
-from wgpy.dataplane.plane import Plane, PlaneIO, WorkerIO
+from wgpy.dataplane.plane import Plane
+from wgpy.dataplane.types import PlaneIO, WorkerIO
 from wgpy.ports import Feature
 
 from .ends import NO_FEATURES, WAIT_S

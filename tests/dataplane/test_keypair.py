@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from wgpy.config import Endpoint
 from wgpy.dataplane._core import ffi, lib
-from wgpy.dataplane.plane import PendingEvent, Plane, Session
+from wgpy.dataplane.plane import Plane
+from wgpy.dataplane.types import PendingEvent, Session
 
 from .ends import WAIT_S, start
 

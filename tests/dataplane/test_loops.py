@@ -23,7 +23,8 @@ from core_numbers import (
 )
 
 from wgpy.config import AllowedIP, Endpoint
-from wgpy.dataplane.plane import PendingEvent, Plane, Session
+from wgpy.dataplane.plane import Plane
+from wgpy.dataplane.types import PendingEvent, Session
 from wgpy.ports import Feature
 
 from .ends import NO_FEATURES, start

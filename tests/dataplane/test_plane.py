@@ -14,7 +14,8 @@ import pytest
 
 from wgpy.config import Endpoint
 from wgpy.dataplane._core import lib
-from wgpy.dataplane.plane import Plane, PlaneIO, Session, WorkerIO, aead_backends
+from wgpy.dataplane.plane import Plane, aead_backends
+from wgpy.dataplane.types import PlaneIO, Session, WorkerIO
 from wgpy.ports import Feature
 from wgpy.protocol import constants
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from wgpy.config import Endpoint
 from wgpy.dataplane._core import ffi, lib
-from wgpy.dataplane.plane import _endpoint_to_c
+from wgpy.dataplane.convert import endpoint_to_c
 
 NS_PER_S = 1_000_000_000
 PER_S: Final[int] = lib.WG_HANDSHAKES_PER_S
@@ -27,7 +27,7 @@ class Limiter:
         self._c = ffi.gc(lib.wg_ratelimiter_new(per_s, burst), lib.wg_ratelimiter_free)
 
     def allow(self, address: bytes, now_ns: int, port: int = 1) -> bool:
-        source = _endpoint_to_c(Endpoint(address, port))
+        source = endpoint_to_c(Endpoint(address, port))
         return bool(lib.wg_ratelimiter_allow(self._c, source, now_ns))
 
     def drain(self, address: bytes, now_ns: int) -> int:

@@ -8,7 +8,8 @@ import pytest
 
 from wgpy.config import AllowedIP, Endpoint
 from wgpy.dataplane._core import lib
-from wgpy.dataplane.plane import Plane, Session
+from wgpy.dataplane.plane import Plane
+from wgpy.dataplane.types import Session
 
 from .ends import WAIT_S, start
 from .packets import UDP, Packet

@@ -9,7 +9,8 @@ from itertools import repeat
 import pytest
 
 from wgpy.config import Endpoint
-from wgpy.dataplane.plane import Plane, PlaneIO, WorkerIO
+from wgpy.dataplane.plane import Plane
+from wgpy.dataplane.types import PlaneIO, WorkerIO
 from wgpy.linux.sockets import open_sockets
 
 ANY, ASKED, OTHER, NOT_OURS = "127.0.0.1", "127.0.0.9", "127.0.0.10", "192.0.2.77"

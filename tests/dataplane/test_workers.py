@@ -12,7 +12,8 @@ from core_numbers import TRANSPORT_OVERHEAD
 from loopback import LOOPBACK, Host, Loop, frames
 
 from wgpy.config import AllowedIP, Endpoint, PeerChange
-from wgpy.dataplane.plane import MAX_WORKERS, Plane, PlaneIO, Session, WorkerIO
+from wgpy.dataplane.plane import MAX_WORKERS, Plane
+from wgpy.dataplane.types import PlaneIO, Session, WorkerIO
 
 from .ends import NO_FEATURES, WAIT_S
 from .packets import MF, TCP, UDP, Packet

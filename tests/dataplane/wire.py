@@ -15,7 +15,8 @@ from core_numbers import (
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from wgpy.config import AllowedIP, Endpoint
-from wgpy.dataplane.plane import MessageEvent, PendingEvent, Plane, Session
+from wgpy.dataplane.plane import Plane
+from wgpy.dataplane.types import MessageEvent, PendingEvent, Session
 
 from .ends import WAIT_S, start
 

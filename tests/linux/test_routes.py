@@ -11,7 +11,8 @@ import pytest
 from fakes import FakeLoop
 
 from wgpy.config import DeviceChange, Endpoint, PeerChange
-from wgpy.dataplane.plane import PeerStats, Plane
+from wgpy.dataplane.plane import Plane
+from wgpy.dataplane.types import PeerStats
 from wgpy.device import PEERS_PER_TURN, Device
 from wgpy.linux.routes import RouteWatch
 from wgpy.linux.sockets import open_sockets

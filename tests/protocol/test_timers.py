@@ -8,7 +8,7 @@ from fakes import S
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wgpy.dataplane.plane import PeerStats
+from wgpy.dataplane.types import PeerStats
 from wgpy.protocol.timers import JITTER_NS, MAX_RETRIES, Action, Timers
 
 NOW = 1000 * S

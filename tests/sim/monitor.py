@@ -5,7 +5,7 @@ from struct import Struct
 from core_numbers import REJECT_AFTER_TIME_S
 from fakes import FakeLoop, S
 
-from wgpy.dataplane.plane import Session
+from wgpy.dataplane.types import Session
 
 PAYLOAD = Struct("!HHQ")  # sender, receiver, number
 

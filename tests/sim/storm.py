@@ -15,7 +15,7 @@ from sim.network import Weather
 from sim.world import Host, World
 
 from wgpy.config import Endpoint, PeerChange
-from wgpy.dataplane.plane import MessageEvent
+from wgpy.dataplane.types import MessageEvent
 
 RECOVERY_S = 30  # in the calm, payload passes after so long
 FINALE_S = 40

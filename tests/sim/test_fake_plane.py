@@ -16,7 +16,8 @@ from fakes import FakeLoop, FakeNetwork, FakeSockets, S
 from loopback import IPV4, LOOPBACK, packet
 
 from wgpy.config import AllowedIP, Endpoint
-from wgpy.dataplane.plane import PendingEvent, Plane, PlaneIO, Session, WorkerIO
+from wgpy.dataplane.plane import Plane
+from wgpy.dataplane.types import PendingEvent, PlaneIO, Session, WorkerIO
 from wgpy.linux.sockets import open_sockets
 from wgpy.ports import Feature
 

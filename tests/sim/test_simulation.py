@@ -18,7 +18,7 @@ from sim.monitor import Broken
 from sim.storm import replay, run
 
 import wgpy.peer
-from wgpy.dataplane.plane import MessageEvent, PeerStats, PendingEvent
+from wgpy.dataplane.types import MessageEvent, PeerStats, PendingEvent
 from wgpy.peer import Peer
 from wgpy.protocol.timers import Timers
 

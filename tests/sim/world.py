@@ -15,7 +15,7 @@ from sim.monitor import PAYLOAD, Monitor, require
 from sim.network import SimNetwork
 
 from wgpy.config import ZERO_KEY, AllowedIP, DeviceChange, Endpoint, PeerChange
-from wgpy.dataplane.plane import Session
+from wgpy.dataplane.types import Session
 from wgpy.device import Device
 from wgpy.peer import INITIATION_INTERVAL_NS
 from wgpy.ports import Feature

@@ -1,0 +1,154 @@
+"""What the data plane is given and gives, between Python and C; for plane.py.
+
+The only module that imports the C core: others have ffi and lib from here.
+"""
+
+import errno
+import os
+import struct
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from socket import AF_INET, AF_INET6
+from typing import Any, Final
+
+from wgpy.config import KEY_LEN, AllowedIP, Endpoint
+from wgpy.dataplane.types import MessageEvent, PeerStats, PendingEvent, Session
+
+try:
+    from wgpy.dataplane._core import ffi as ffi
+    from wgpy.dataplane._core import lib as lib
+except ModuleNotFoundError as error:
+    raise ImportError(
+        f"{Path(__file__).parents[2]} is a checkout of wgpy in which nothing is built for this "
+        f"Python ({sys.version.split()[0]}): either `pip install -e` it, or let Python look "
+        "elsewhere for the wgpy that is installed (another working directory, or `python -P`)"
+    ) from error
+
+_ADDRESS_FAMILY: Final = {4: AF_INET, 16: AF_INET6}
+_ADDRESS_LEN: Final = {AF_INET: 4, AF_INET6: 16}
+IP_VERSION: Final = {4: 4, 16: 6}  # address length -> wg_allowedip.family
+_ALLOWED_IP: Final = struct.Struct("16sBBBx")  # wg_allowedip
+
+
+def checked(result: int) -> int:
+    """Pass a C result on; raise OSError for -errno."""
+    if result < 0:
+        raise OSError(-result, os.strerror(-result))
+    return result
+
+
+def endpoint_to_c(endpoint: Endpoint) -> Any:
+    """Make a new wg_endpoint.  ValueError: an address that is neither 4 nor 16 bytes."""
+    size = len(endpoint.address)
+    if size not in _ADDRESS_FAMILY or len(endpoint.source) not in (0, size):
+        raise ValueError("an endpoint's address and source have 4 or 16 bytes")
+    out = ffi.new("wg_endpoint *")
+    out.family = _ADDRESS_FAMILY[size]
+    out.port = endpoint.port
+    out.scope_id = endpoint.scope_id
+    ffi.memmove(out.addr, endpoint.address, size)
+    ffi.memmove(out.source, endpoint.source, len(endpoint.source))
+    out.source_ifindex = endpoint.source_ifindex
+    return out
+
+
+def endpoint_from_c(c: Any) -> Endpoint | None:
+    """Read a wg_endpoint, None if it is none."""
+    if not c.family:
+        return None
+    size = _ADDRESS_LEN[c.family]
+    source = bytes(ffi.buffer(c.source, size))
+    return Endpoint(
+        address=bytes(ffi.buffer(c.addr, size)),
+        port=c.port,
+        scope_id=c.scope_id,
+        source=source if any(source) else b"",
+        source_ifindex=c.source_ifindex,
+    )
+
+
+def event_from_c(c: Any) -> PendingEvent | MessageEvent:
+    """Read a wg_event."""
+    if c.kind == lib.WG_EVENT_PENDING:
+        return PendingEvent(
+            slot=c.slot,
+            want_handshake=bool(c.pending & lib.WG_WANT_HANDSHAKE),
+            key_confirmed=bool(c.pending & lib.WG_KEY_CONFIRMED),
+            timer_armed=bool(c.pending & lib.WG_TIMER_ARMED),
+            loop_seen=bool(c.pending & lib.WG_LOOP_SEEN),
+        )
+    source = endpoint_from_c(c.source)
+    assert source is not None, "every datagram has a source"
+    return MessageEvent(
+        slot=None if c.slot == lib.WG_NO_SLOT else c.slot,
+        data=bytes(ffi.buffer(c.data, c.length)),
+        source=source,
+    )
+
+
+def allowed_ips_to_c(entries: Iterable[AllowedIP]) -> Any:
+    """Make an array of wg_allowedip.  OSError with EINVAL: one that cannot be."""
+    pack = _ALLOWED_IP.pack
+    try:
+        packed = b"".join(
+            [
+                pack(address, IP_VERSION[len(address)], cidr, remove)
+                for address, cidr, remove in entries
+            ]
+        )
+    except (KeyError, struct.error):
+        raise OSError(errno.EINVAL, "not an address of 4 or 16 bytes with a prefix") from None
+    return ffi.from_buffer("wg_allowedip[]", packed)
+
+
+def allowed_ips_from_c(entries: Any, count: int) -> list[AllowedIP]:
+    """Read the first `count` of an array of wg_allowedip."""
+    used = ffi.buffer(entries, count * _ALLOWED_IP.size)
+    new = tuple.__new__  # AllowedIP() takes twice as long
+    return [
+        new(AllowedIP, (address if version == 6 else address[:4], cidr, False))
+        for address, version, cidr, _remove in _ALLOWED_IP.iter_unpack(used)
+    ]
+
+
+def key_to_c(key: bytes) -> bytes:
+    """Pass the key on.  ValueError: it has another length than a key."""
+    if len(key) != KEY_LEN:
+        raise ValueError(f"a key has {KEY_LEN} bytes")
+    return key
+
+
+def stats_from_c(c: Any) -> PeerStats:
+    """Read a wg_peer_stats."""
+    return PeerStats(
+        tx_bytes=c.tx_bytes,
+        rx_bytes=c.rx_bytes,
+        tx_any_ns=c.tx_any_ns,
+        rx_any_ns=c.rx_any_ns,
+        tx_data_ns=c.tx_data_ns,
+        rx_data_ns=c.rx_data_ns,
+        tx_unanswered_since_ns=c.tx_unanswered_since_ns,
+        rx_unanswered_since_ns=c.rx_unanswered_since_ns,
+        tx_congested=c.tx_congested,
+        staged=c.staged,
+        sessions=c.sessions,
+        endpoint=endpoint_from_c(c.endpoint),
+    )
+
+
+@contextmanager
+def session_to_c(session: Session) -> Iterator[Any]:
+    """Make a wg_session, wiped when the context is left.  ValueError: a key of another length."""
+    c = ffi.new("wg_session *")
+    try:
+        ffi.memmove(c.send_key, key_to_c(session.send_key), KEY_LEN)
+        ffi.memmove(c.receive_key, key_to_c(session.receive_key), KEY_LEN)
+        c.local_index = session.local_index
+        c.remote_index = session.remote_index
+        c.created_ns = session.created_ns
+        c.initiator = session.initiator
+        yield c
+    finally:
+        ffi.buffer(c)[:] = bytes(ffi.sizeof("wg_session"))

@@ -1,0 +1,77 @@
+"""What the data plane is given and gives, as Python has it: no C."""
+
+from dataclasses import dataclass, field
+
+from wgpy.config import Endpoint
+from wgpy.ports import Feature
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerIO:
+    """Descriptors of one worker, -1 for a missing one."""
+
+    tun_fd: int
+    udp4_fd: int
+    udp6_fd: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlaneIO:
+    """What is lent to the data threads; features are Feature bits."""
+
+    workers: tuple[WorkerIO, ...]
+    features: Feature
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One session to install; keys are raw, receive direction first as the peer's sending key."""
+
+    send_key: bytes = field(repr=False)
+    receive_key: bytes = field(repr=False)
+    local_index: int
+    remote_index: int
+    created_ns: int
+    initiator: bool
+
+
+@dataclass(slots=True)  # not frozen: that makes each take five times as long to make
+class PeerStats:
+    """Traffic counters (bytes) and stamps (ns, 0 = never) of a peer; see wg_peer_stats in api.h."""
+
+    tx_bytes: int
+    rx_bytes: int
+    tx_any_ns: int
+    rx_any_ns: int
+    tx_data_ns: int
+    rx_data_ns: int
+    tx_unanswered_since_ns: int
+    rx_unanswered_since_ns: int
+    tx_congested: int
+    staged: int
+    sessions: int
+    endpoint: Endpoint | None
+
+
+@dataclass(frozen=True, slots=True)
+class PendingEvent:
+    """Bits of enum wg_pending for the peer in slot."""
+
+    slot: int
+    want_handshake: bool
+    key_confirmed: bool
+    timer_armed: bool
+    loop_seen: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MessageEvent:
+    """A handshake message that C found right so far.
+
+    Size and type; mac1, and mac2 under load, but for a cookie reply; index, but for an initiation,
+    which has no slot.
+    """
+
+    slot: int | None
+    data: bytes
+    source: Endpoint
