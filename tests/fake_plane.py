@@ -77,6 +77,9 @@ class FakePlane(Plane):
     def set_mtu(self, mtu: int) -> None:
         self.mtu = mtu
 
+    def tun_queue(self) -> int:
+        return 0
+
     def set_mac1_key(self, key: bytes | None) -> None:
         self.mac1_key = key
 

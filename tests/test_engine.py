@@ -41,6 +41,7 @@ class FakeLink:
 
     def __init__(self) -> None:
         self.deleted = asyncio.Event()
+        self.queue_left = asyncio.Event()
 
     async def watch(
         self, on_up: Callable[[], None], on_down: Callable[[], None], on_mtu: Callable[[int], None]
@@ -49,6 +50,15 @@ class FakeLink:
         on_up()
         await self.deleted.wait()
         raise LinkDeletedError
+
+    def set_queue(self, length: int) -> None:
+        assert length == 0, "nothing is sent"
+
+    def leave_queue(self) -> None:
+        self.queue_left.set()
+
+    async def keep_queue(self) -> None:
+        await self.queue_left.wait()
 
 
 @contextmanager

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import errno
 from collections.abc import Coroutine
-from typing import NoReturn
 
 from wgpy.dataplane.plane import Plane
 from wgpy.device import Device
@@ -27,6 +26,7 @@ class Engine:
     def __init__(self, plane: Plane, tun: Tun, link: Interface, open_sockets: OpenSockets) -> None:
         """Begin, on the running loop.  The TUN has a queue for each worker.  Raises OSError."""
         self._plane = plane
+        self._link = link
         loop = asyncio.get_running_loop()
         self._end: asyncio.Future[str] = loop.create_future()
         with contextlib.ExitStack() as stack:
@@ -39,6 +39,7 @@ class Engine:
             self.device.on_suspicion = routes.suspect
             self._start(stack, link.watch(self.device.up, self.device.down, plane.set_mtu))
             self._start(stack, routes.run())
+            self._queue = self._start(stack, link.keep_queue())
             self._stack = stack.pop_all()
 
     def close(self) -> None:
@@ -57,14 +58,21 @@ class Engine:
         Raises LinkDeletedError when the interface is gone, DataThreadError when a thread of the
         plane ended by itself, OSError when interface or routes cannot be watched any more.
         """
-        return await self._end
+        try:
+            return await self._end
+        finally:
+            self._link.leave_queue()
+            await self._queue
 
-    def _start(self, stack: contextlib.ExitStack, endless: Coroutine[None, None, NoReturn]) -> None:
+    def _start(
+        self, stack: contextlib.ExitStack, endless: Coroutine[None, None, None]
+    ) -> asyncio.Task[None]:
         task = asyncio.create_task(endless)
         task.add_done_callback(self._end_with)
         stack.callback(task.cancel)
+        return task
 
-    def _end_with(self, task: asyncio.Task[NoReturn]) -> None:
+    def _end_with(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
         if error is not None:
             self._fail(error)
@@ -76,10 +84,11 @@ class Engine:
     def _on_plane_event(self) -> None:
         """Do what the plane's event_fd is readable for.
 
-        A look at the failure comes last: taking events makes the event_fd silent, also about a data
-        thread that ended just then.
+        Looks at the queue and the failure come last: taking events makes the event_fd silent, also
+        about what changed, or a data thread that ended, just then.
         """
         self.device.on_events()
+        self._link.set_queue(self._plane.tun_queue())
         if self._plane.failure is not None:
             self._fail(_cause_of_death(self._plane.failure))
 

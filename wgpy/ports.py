@@ -82,6 +82,15 @@ class Interface(Protocol):
     ) -> NoReturn:
         """Report the state now and every change; raise LinkDeletedError at the end."""
 
+    def set_queue(self, length: int) -> None:
+        """Let so many frames wait in each queue of the TUN, 0: as many as by default."""
+
+    def leave_queue(self) -> None:
+        """Let keep_queue end."""
+
+    async def keep_queue(self) -> None:
+        """Do what set_queue says until leave_queue, and leave the length as it was."""
+
 
 class Paths(Protocol):
     """Who sends by paths that may cease to hold: a device."""

@@ -13,6 +13,7 @@
 #include "keypair.h"
 #include "ratelimiter.h"
 #include "tables.h"
+#include "tunqueue.h"
 
 /* ---- gso ---- */
 
@@ -147,7 +148,7 @@ int door_aead_open(const char *backend, const uint8_t *key, uint64_t counter, co
     return genuine ? 0 : -EBADMSG;
 }
 
-/* ---- backlog, replay ---- */
+/* ---- backlog, queue of the TUN, replay ---- */
 
 struct wg_backlog *door_backlog_new(uint32_t bytes)
 {
@@ -161,6 +162,19 @@ struct wg_backlog *door_backlog_new(uint32_t bytes)
 void door_backlog_free(struct wg_backlog *backlog) { free(backlog); }
 
 uint32_t door_backlog_bytes(const struct wg_backlog *backlog) { return backlog->bytes; }
+
+struct wg_tun_queue *door_tun_queue_new(void)
+{
+    struct wg_tun_queue *queue = malloc(sizeof(*queue));
+
+    if (queue)
+        wg_tun_queue_init(queue);
+    return queue;
+}
+
+void door_tun_queue_free(struct wg_tun_queue *queue) { free(queue); }
+
+uint32_t door_tun_queue_length(const struct wg_tun_queue *queue) { return queue->length; }
 
 struct wg_replay *door_replay_new(void) { return calloc(1, sizeof(struct wg_replay)); }
 

@@ -44,6 +44,12 @@ void wg_backlog_emptied(struct wg_backlog *backlog);
 uint64_t wg_backlog_take(struct wg_backlog *backlog, uint64_t oldest_ns, uint64_t youngest_ns,
                          uint64_t now_ns);
 
+struct wg_tun_queue;
+struct wg_tun_queue *door_tun_queue_new(void);
+void door_tun_queue_free(struct wg_tun_queue *queue);
+uint32_t door_tun_queue_length(const struct wg_tun_queue *queue); /* 0: as many as by default */
+void wg_tun_queue_take(struct wg_tun_queue *queue, uint32_t frames, bool emptied, uint64_t now_ns);
+
 struct wg_replay;
 struct wg_replay *door_replay_new(void);
 void door_replay_free(struct wg_replay *replay);

@@ -12,7 +12,7 @@ DATAPLANE = Path(__file__).resolve().parent.parent.parent / "wgpy/dataplane"
 # for all, as what Python calls is declared there.
 ARROWS: dict[str, set[str]] = {
     "send": {
-        *("sender", "staged", "gso", "icmp", "loops", "flows", "ecn"),
+        *("sender", "staged", "gso", "icmp", "loops", "flows", "ecn", "tunqueue"),
         *("allowedips", "keypair", "peer"),
     },
     "receive": {
@@ -31,6 +31,7 @@ ARROWS: dict[str, set[str]] = {
     "gso": {"checksum", "tun", "bytes"},
     "congestion": {"udp"},
     "backlog": {"udp"},
+    "tunqueue": {"events"},
     "udp": {"endpoint", "bytes"},
     "ratelimiter": {"mac", "endpoint", "bytes"},
     "allowedips": {"tables", "bytes"},

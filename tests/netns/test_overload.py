@@ -1,5 +1,6 @@
-"""A flood comes to a daemon that gets a small part of a core, and leaves no backlog behind."""
+"""A flood meets a daemon that gets a small part of a core, and leaves no backlog behind."""
 
+import json
 import os
 import re
 import signal
@@ -9,21 +10,34 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
 from netns.lab import Side, eventually
 
 RUN_S, HOLD_S = 0.001, 0.199  # of each fifth of a second: a two-hundredth of a core
-ANSWER_S = 2  # the whole buffer takes about twice that
-# argv: address.  Datagrams of 32 bytes, as fast as it goes, for 20 s at most.
+ANSWER_S = 2  # the whole buffer, or the whole queue of the TUN, takes about twice that
+QUEUE_LEN = 500  # of a TUN, by default
+# argv: address, bytes.  Datagrams as long as that, as fast as it goes, for 20 s at most.
 FLOOD = """
 import contextlib, socket, sys, time
 end = time.monotonic() + 20
 with socket.socket(type=socket.SOCK_DGRAM) as s:
     s.connect((sys.argv[1], 9))
-    s.setsockopt(socket.SOL_UDP, 103, 32)  # UDP_SEGMENT
+    s.setsockopt(socket.SOL_UDP, 103, int(sys.argv[2]))  # UDP_SEGMENT
     while time.monotonic() < end:
         with contextlib.suppress(ConnectionRefusedError):
-            s.send(bytes(64 * 32))
+            s.send(bytes(40 * int(sys.argv[2])))
 """
+
+
+@contextmanager
+def flood(left: Side, right: Side, size: int) -> Iterator[None]:
+    """Far more than anybody can handle goes to the right."""
+    process = left.host.popen(sys.executable, "-c", FLOOD, right.inner4, str(size))
+    try:
+        yield
+    finally:
+        process.kill()
+        process.communicate(timeout=5)
 
 
 @contextmanager
@@ -60,14 +74,10 @@ def test_a_ping_comes_through_soon_after_a_flood(tunnel: tuple[Side, Side]) -> N
     (pid,) = right.host.pids()
     deepest = buffer(right)[1]
     with held_down(pid):
-        flood = left.host.popen(sys.executable, "-c", FLOOD, right.inner4)
-        try:
+        with flood(left, right, 32):
             eventually(lambda: buffer(right)[0] > deepest / 2, "a full buffer")
             eventually(lambda: buffer(right)[1] < deepest / 2, "a smaller buffer")
             eventually(lambda: buffer(right)[0] < deepest / 2, "the end of the backlog")
-        finally:
-            flood.kill()
-            flood.communicate(timeout=5)
         left.host.run("ping", "-c", "1", "-i", "0.1", "-w", str(ANSWER_S), right.inner4)
 
     def given_back() -> bool:
@@ -75,3 +85,41 @@ def test_a_ping_comes_through_soon_after_a_flood(tunnel: tuple[Side, Side]) -> N
         return buffer(right)[1] == deepest
 
     eventually(given_back, "the buffer as it was")
+
+
+def queue_length(side: Side) -> int:
+    """How many frames may wait in its TUN."""
+    (link,) = json.loads(side.host.run("ip", "-j", "link", "show", "dev", side.interface))
+    return int(link["txqlen"])
+
+
+def test_a_ping_goes_out_soon_after_a_flood(tunnel: tuple[Side, Side]) -> None:
+    left, right = tunnel
+    left.host.run("ping", "-c", "1", "-w", "10", right.inner4)
+    (pid,) = left.host.pids()
+    eventually(lambda: queue_length(left) == QUEUE_LEN, "the queue as it was")
+    with held_down(pid):
+        with flood(left, right, 1372):
+            eventually(lambda: queue_length(left) < QUEUE_LEN / 2, "a shorter queue")
+        left.host.run("ping", "-c", "1", "-i", "0.1", "-w", str(ANSWER_S), right.inner4)
+    eventually(lambda: queue_length(left) == QUEUE_LEN, "the queue as it was")
+
+
+@pytest.mark.parametrize("length", [QUEUE_LEN, 10000])
+def test_a_tun_that_stays_has_the_queue_back_unless_somebody_set_another(
+    sides: tuple[Side, Side], length: int
+) -> None:
+    left, right = sides
+    left.host.run("ip", "tuntap", "add", left.interface, "mode", "tun")
+    for side, peer in ((left, right), (right, left)):
+        side.host.run("wgpy", side.interface)
+        side.configure(side.settings(peer))
+    left.host.run("ping", "-c", "1", "-w", "10", right.inner4)
+    (pid,) = left.host.pids()
+    with held_down(pid), flood(left, right, 1372):
+        eventually(lambda: queue_length(left) < QUEUE_LEN / 2, "a shorter queue")
+        if length != QUEUE_LEN:
+            left.host.run("ip", "link", "set", left.interface, "txqueuelen", str(length))
+    os.kill(pid, signal.SIGTERM)
+    eventually(lambda: not left.host.pids(), "the end of the daemon")
+    assert queue_length(left) == length

@@ -50,6 +50,7 @@ enum {
     WG_HANDSHAKES_BURST = 5,       /* ... and at once */
     WG_MAX_WORKERS = 16,           /* data threads per direction */
     WG_FRAME_MAX = 65535,          /* one IP packet or super-packet */
+    WG_TUN_QUEUE_LEN = 500,        /* frames that Linux lets wait in each queue of a TUN */
     WG_VNET_HDR_LEN = 10,          /* struct virtio_net_hdr */
 };
 #define WG_NO_SLOT 4294967295u
@@ -207,6 +208,9 @@ void wg_device_destroy(wg_device *device);
 const char *wg_device_aead(const wg_device *device);
 const char *wg_aead_backends(void); /* those built in and usable here, fastest first, by commas */
 void wg_device_set_mtu(wg_device *device, uint32_t mtu);
+/* How many frames each queue of the TUN should hold, 0: as many as by default (WG_TUN_QUEUE_LEN).
+ * event_fd is readable after each change. */
+uint32_t wg_device_tun_queue(const wg_device *device);
 /* BLAKE2s(LABEL_MAC1 || our public key) (5.4.4); NULL refuses every handshake message. */
 int wg_device_set_mac1_key(wg_device *device, const uint8_t *key);
 /* BLAKE2s(LABEL_COOKIE || our public key) (5.4.7); with NULL no cookie reply is sent. */

@@ -92,6 +92,13 @@ class Plane:
         """Set the tunnel's MTU, to which padding is clamped (5.4.6)."""
         lib.wg_device_set_mtu(self._device, mtu)
 
+    def tun_queue(self) -> int:
+        """Return how many frames each queue of the TUN should hold, 0: as many as by default.
+
+        event_fd is readable after each change.
+        """
+        return int(lib.wg_device_tun_queue(self._device))
+
     def set_mac1_key(self, key: bytes | None) -> None:
         """Set BLAKE2s(LABEL_MAC1 || our public key) (5.4.4); None refuses what carries a mac1."""
         c_key = ffi.NULL if key is None else key_to_c(key)

@@ -33,6 +33,7 @@
 #include "staged.h"
 #include "tables.h"
 #include "tun.h"
+#include "tunqueue.h"
 
 #define FRAMES_PER_BATCH 128
 
@@ -42,6 +43,8 @@ struct send_worker {
     int tun_fd;     /* its queue */
     uint64_t now_ns;
     uint32_t failures; /* reads in a row that failed */
+    uint32_t frames;   /* read in the last batch */
+    struct wg_tun_queue tun_queue;
     struct wg_sender *sender;
     uint8_t *frame; /* one TUN frame, and room for the last packet's padding */
 };
@@ -342,6 +345,7 @@ static int send_frames(struct send_worker *worker)
 {
     int error = 0;
 
+    worker->frames = 0;
     for (int i = 0; i < FRAMES_PER_BATCH && !error; i++) {
         ssize_t length = wg_tun_read(worker->tun_fd, worker->frame, WG_VNET_HDR_LEN + WG_FRAME_MAX);
         if (length < 0) {
@@ -349,6 +353,7 @@ static int send_frames(struct send_worker *worker)
             continue;
         }
         worker->failures = 0;
+        worker->frames++;
         send_frame(worker, (size_t)length);
     }
     return error;
@@ -398,6 +403,14 @@ static void send_kicked(struct send_worker *worker)
 
 /* ---- 1. poll --------------------------------------------------------------------------------- */
 
+/* How long to wait for a frame at most. */
+static int patience_ms(const struct send_worker *worker, bool failing)
+{
+    if (failing)
+        return WG_PAUSE_MS;
+    return worker->tun_queue.length ? WG_TUN_QUEUE_REST_MS : -1;
+}
+
 /* For a frame, unless reading fails, and then for a moment; either way for control. */
 static void send_wait(struct send_worker *worker, bool failing)
 {
@@ -405,7 +418,7 @@ static void send_wait(struct send_worker *worker, bool failing)
     struct pollfd fds[2] = {{.fd = failing ? -1 : worker->tun_fd, .events = POLLIN},
                             {.fd = wake_fd, .events = POLLIN}};
 
-    wg_poll(fds, 2, failing ? WG_PAUSE_MS : -1);
+    wg_poll(fds, 2, patience_ms(worker, failing));
     if (fds[1].revents)
         wg_wake_drain(wake_fd);
 }
@@ -419,6 +432,8 @@ static int send_loop(struct send_worker *worker)
         if (error)
             send_wait(worker, error != -EAGAIN);
         worker->now_ns = wg_clock_now_ns();
+        wg_tun_queue_took(device, worker->index, &worker->tun_queue, worker->frames, error,
+                          worker->now_ns);
         send_kicked(worker);
         error = send_frames(worker);
         wg_sender_flush(device, worker->sender);
@@ -437,10 +452,12 @@ int wg_send_run(wg_device *device, uint32_t worker_index)
         return -EINVAL;
     const wg_worker_io *io = &device->io.workers[worker_index];
     struct send_worker worker = {.device = device, .index = worker_index, .tun_fd = io->tun_fd};
+    wg_tun_queue_init(&worker.tun_queue);
     worker.frame = calloc(1, frame_size);
     worker.sender = wg_sender_new(io, true); /* its waits hold back who writes to the TUN */
     if (worker.frame && worker.sender)
         error = send_loop(&worker);
+    wg_tun_queue_close(device, worker_index);
     wg_sender_free(worker.sender);
     if (worker.frame)
         OPENSSL_cleanse(worker.frame, frame_size);

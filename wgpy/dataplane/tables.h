@@ -122,7 +122,9 @@ struct wg_device {
     _Atomic uint8_t fragment_queues[WG_FLOW_BUCKETS]; /* likewise, by addresses and protocol */
     atomic_bool stopping;
     _Atomic uint32_t mtu;
-    _Atomic uint64_t staged_bytes; /* of all peers; under each one's staged_lock */
+    _Atomic uint32_t tun_queues[WG_MAX_WORKERS]; /* frames that each worker's is to hold, 0: as by
+                                                    default; send threads write */
+    _Atomic uint64_t staged_bytes;               /* of all peers; under each one's staged_lock */
 
     pthread_mutex_t events_lock;
     wg_event *ring; /* events_lock; WG_EVENT_RING entries */

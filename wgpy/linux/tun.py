@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from wgpy.ports import Feature
 
 DEFAULT_MTU = 1420  # 1500 less IPv6, UDP and WireGuard headers
+QUEUE_LEN = 500  # frames that wait in each queue by default: TUN_READQ_SIZE of Linux's tun.c
 NAME_MAX = 15  # IFNAMSIZ less the final zero
 
 # <linux/if_tun.h>
