@@ -16,6 +16,10 @@
 #                                changed .py counts at once).  Afterwards $VENV/bin/wgpy works.
 #   wgpy_find_python VERSION     the path of a python of that version (3.13): of PATH, or one that
 #                                pyenv installed; fails if there is none
+#   wgpy_codename                this system's, empty if it has none
+#   wgpy_suite_with_python VERSION CODENAME
+#                                another suite of Debian than that, which has it as python3; fails if
+#                                there is none
 # Package lists, for wgpy_need_packages (words; expand unquoted): WGPY_BUILD_PACKAGES to compile,
 # WGPY_RUN_PACKAGES to use wgpy with wg and wg-quick, WGPY_TEST_PACKAGES for the whole test suite.
 
@@ -107,6 +111,25 @@ wgpy_find_python() # VERSION
         fi
     done
     return 1
+}
+
+wgpy_codename()
+{
+    # shellcheck source=/dev/null
+    (. /etc/os-release && printf '%s\n' "${VERSION_CODENAME-}") 2>/dev/null || true
+}
+
+wgpy_suite_with_python() # VERSION CODENAME
+{
+    local suite
+    case $1 in
+    3.11) suite=bookworm ;;
+    3.13) suite=trixie ;;
+    3.14) suite=forky ;;
+    *) return 1 ;;
+    esac
+    [ "$suite" != "$2" ] || return 1
+    printf '%s\n' "$suite"
 }
 
 # What is compiled or read by the installer; everything else is live in an editable install.
