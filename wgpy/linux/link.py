@@ -29,6 +29,7 @@ from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP
 
 from wgpy.errors import LinkDeletedError
 from wgpy.linux.hints import Hints, readable
+from wgpy.linux.netlink import open_netlink
 from wgpy.linux.tun import QUEUE_LEN, interface_name
 
 TUNGETDEVNETNS = 0x54E3  # <linux/if_tun.h>
@@ -204,7 +205,7 @@ class Link:
             _log.info("cannot set the TUN queue's length to %d: %s", length, error)
 
     async def _request(self, command: str, **attributes: int) -> Any:
-        async with AsyncIPRoute(groups=0) as netlink:
+        async with open_netlink() as netlink:
             try:
                 return await netlink.link(command, **await self._address(netlink), **attributes)
             except NetlinkError as error:
@@ -212,7 +213,7 @@ class Link:
 
     async def _read(self) -> tuple[LinkState, bool]:
         """Read the state, and whether the interface is where we live."""
-        async with AsyncIPRoute(groups=0) as netlink:
+        async with open_netlink() as netlink:
             address = await self._address(netlink)
             (message,) = await netlink.link("get", **address)
         state = LinkState(bool(message["flags"] & IFF_UP), message.get_attr("IFLA_MTU"))

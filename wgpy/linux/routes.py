@@ -37,6 +37,7 @@ from pyroute2.netlink import rtnl
 
 from wgpy.config import Endpoint
 from wgpy.linux.hints import Hints
+from wgpy.linux.netlink import forget_messages, open_netlink
 from wgpy.ports import Paths
 
 GROUPS: Final = (
@@ -93,16 +94,17 @@ class RouteWatch:
 
     async def look(self) -> None:
         """Judge every path by the present routes.  Raises OSError."""
-        async with AsyncIPRoute(groups=0) as netlink:
+        async with open_netlink() as netlink:
             for piece in self._device.paths():
                 for slot, path in piece:
                     await self._check_path(netlink, slot, path)
                 await asyncio.sleep(0)  # most peers may have no source, then nothing waits
+                forget_messages()
 
     async def look_at_loops(self) -> None:
         """Judge what may be a loop by the present routes.  Raises OSError."""
         own = self._own_interface()
-        async with AsyncIPRoute(groups=0) as netlink:
+        async with open_netlink() as netlink:
             for slot, endpoint in self._device.loops():
                 interface: int | None = endpoint.scope_id
                 if not interface and await self._check_path(netlink, slot, endpoint):
