@@ -68,9 +68,11 @@ def test_what_the_caller_left_open_is_known_without_proc_too(
     def fail(path: str) -> list[str]:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
 
-    with open(os.devnull) as left, open(os.devnull) as meant:
+    with open(os.devnull) as left, open(os.devnull) as meant, open(os.devnull) as own:
+        for file in (left, meant):
+            os.set_inheritable(file.fileno(), True)  # as what outlived an exec is
         known = inherited_descriptors({meant.fileno()})
         assert left.fileno() in known
-        assert not {0, 1, 2, meant.fileno()} & set(known)
+        assert not {0, 1, 2, meant.fileno(), own.fileno()} & set(known)
         monkeypatch.setattr(os, "listdir", fail)
         assert inherited_descriptors({meant.fileno()}) == sorted(known)

@@ -8,9 +8,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from wgpy.daemon.logs import STDERR, say
+from wgpy.daemon.logs import say
 from wgpy.daemon.options import Options
-from wgpy.daemon.process import STDOUT
 from wgpy.daemon.run import run
 from wgpy.dataplane.plane import MAX_WORKERS, aead_backends
 from wgpy.errors import StartError
@@ -62,11 +61,6 @@ class _Version(argparse.Action):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the `wgpy` command; returns the exit status.  Raises SystemExit on a wrong call."""
-    try:
-        _open_standard_streams()
-    except OSError as error:
-        print(f"wgpy: cannot open {os.devnull}: {error.strerror}", file=sys.stderr)
-        return EXIT_FAILURE
     options = parse(sys.argv[1:] if argv is None else argv, os.environ)
     os.environ.pop("NOTIFY_SOCKET", None)  # the manager expects to hear from nobody else
     try:
@@ -75,20 +69,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"wgpy: {error}")
         return EXIT_FAILURE
     return 0
-
-
-def _open_standard_streams() -> None:
-    """Open what the caller closed of descriptors 0 to 2: nothing of ours may get these numbers.
-
-    Raises OSError.
-    """
-    while (fd := os.open(os.devnull, os.O_RDWR)) <= STDERR:
-        pass
-    os.close(fd)
-    if sys.stdout is None:
-        sys.stdout = os.fdopen(STDOUT, "w", closefd=False)
-    if sys.stderr is None:
-        sys.stderr = os.fdopen(STDERR, "w", closefd=False)
 
 
 def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Options:

@@ -23,12 +23,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
+from wgpy.daemon.streams import STDERR
 from wgpy.log import NOTICE
 
 QUEUE_LEN: Final = 1 << 17  # bytes that wait for a reader; as many may be with the thread
 FILE_LEN: Final = 1 << 20  # bytes after which a log file begins anew
 LAST_WORDS_S: Final = 1.0  # for what waits at the end, if nobody reads
-STDERR: Final = 2
 FACILITY_DAEMON: Final = 3 << 3  # syslog(3)
 SEVERITIES: Final = {  # syslog(3)
     logging.DEBUG: 7,

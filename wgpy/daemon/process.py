@@ -10,7 +10,8 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import NoReturn
 
-from wgpy.daemon.logs import STDERR, say
+from wgpy.daemon.logs import say
+from wgpy.daemon.streams import STDERR
 from wgpy.errors import StartError
 from wgpy.linux.libc import forbid_core_dumps, set_process_name
 
@@ -28,7 +29,6 @@ IGNORED_SIGNALS = (  # they would end us out of order, if nobody cared
     signal.SIGXFSZ,
     *range(signal.SIGRTMIN, signal.SIGRTMAX + 1),
 )
-STDOUT = 1
 # Descriptors: what it has open, netlink requests and a few clients of wg; what each worker adds,
 # and another pair of sockets for the time of a change of port.
 DESCRIPTORS, DESCRIPTORS_PER_WORKER = 32, 6
@@ -59,7 +59,10 @@ def handle_end_signals(end_because: Callable[[str], None]) -> None:
 
 
 def inherited_descriptors(given: set[int | None]) -> list[int]:
-    """Return what the caller left open but did not give us; call it before anything is opened."""
+    """Return what the caller left open but did not give us.
+
+    What libraries keep open for themselves is not that: it would not outlive an exec.
+    """
     meant = {0, 1, 2, *given}
     listed: Iterable[int]
     try:
@@ -67,15 +70,14 @@ def inherited_descriptors(given: set[int | None]) -> list[int]:
     except OSError:  # no /proc
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         listed = range(DESCRIPTORS_TRIED if soft < 0 else min(soft, DESCRIPTORS_TRIED))
-    return [fd for fd in listed if fd not in meant and _is_open(fd)]
+    return [fd for fd in listed if fd not in meant and _outlives_exec(fd)]
 
 
-def _is_open(fd: int) -> bool:
+def _outlives_exec(fd: int) -> bool:
     try:
-        fcntl.fcntl(fd, fcntl.F_GETFD)
+        return not fcntl.fcntl(fd, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
     except OSError:
-        return False
-    return True
+        return False  # it is not open
 
 
 def beyond_standard(fd: int) -> int:
