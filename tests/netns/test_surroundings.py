@@ -14,7 +14,7 @@ FIT = {
     "an empty /run": PRIVATE_RUN,
     "nothing to write to but /run": (  # what is in there stays in sight: it may be the checkout
         f"{PRIVATE_RUN}; for d in /tmp /var/tmp /dev/shm; do"
-        " mount --bind $d $d; mount -o remount,bind,ro $d; done"
+        " mount --rbind $d $d; mount -o remount,bind,ro $d; done"
     ),
 }
 UNFIT = {

@@ -155,7 +155,10 @@ def test_hooks_find_the_interface_as_they_should(sides: tuple[Side, Side], tmp_p
     write_config(left, right, *hooks, change, *looks)
     left.quick("up")
     left.quick("down")
-    assert log.read_text().split() == [
+    said = log.read_text().split()
+    if said[1] == "0":  # newer versions of wg-quick make the interface before
+        said[1] = "none"
+    assert said == [
         *("PreUp", "none"),
         *("PostUp", "51999"),
         *("PreDown", "51999"),
