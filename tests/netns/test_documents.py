@@ -6,7 +6,9 @@ gone with the mount namespace.  Every block of commands runs in a network namesp
 
 import base64
 import os
+import platform
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -18,6 +20,7 @@ NOT_CLONED = (".*", "build", "dist", "*.egg-info", "*.so", "*.o", "_core.c", "__
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 KEY = base64.b64encode(bytes(range(32))).decode()
 PEER = base64.b64encode(bytes(range(1, 33))).decode()
+INSTALL = re.compile(r"apt-get (install [^&|;#`\n]+)(# x86-64)?")  # of what, and where only
 NOT_APT = re.compile(r"^apt-get .*\n", re.MULTILINE)
 
 # argv: checkout, file of the commands, time to stop them after.
@@ -101,6 +104,24 @@ def test_the_documents_hold_the_commands_that_are_tried() -> None:
     assert [block.split()[0] for block in readme_blocks()] == commands
     assert len(manual_blocks()) == 4
     assert "<" not in config()
+
+
+@pytest.mark.skipif(shutil.which("apt-get") is None, reason="there is no apt-get")
+@pytest.mark.skipif(
+    not any(Path("/var/lib/apt/lists").glob("*_Packages*")),
+    reason="apt has no lists of packages (apt-get update)",
+)
+@pytest.mark.parametrize("document", ["README.md", "docs/containers.md"])
+def test_what_is_to_be_installed_is_there(document: str) -> None:
+    written = (ROOT / document).read_text().replace("\\\n", " ")
+    lines = INSTALL.findall(written)
+    assert lines
+    for line, x86_64_only in lines:
+        if x86_64_only and platform.machine() != "x86_64":
+            continue
+        command = ["apt-get", "--simulate", *shlex.split(line)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
