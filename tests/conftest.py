@@ -1,5 +1,6 @@
 """What every test runs under; fixtures belong to the directories that use them."""
 
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,10 @@ from hypothesis import settings
 sys.meta_path.insert(0, core.CoreFinder())
 
 LOG = Path("/var/run/wireguard/wgpy.log")  # of daemons in the background, without a syslog
+
+# Under nohup(1) daemons would not end by SIGHUP.  What is handled here they have anew, not ignored.
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 # No deadline per example: a busy machine or a sanitizer must not fail a test.
 settings.register_profile("wgpy", deadline=None)

@@ -70,7 +70,8 @@ def test_the_daemon_keeps_nothing_of_its_caller_open(left: Side) -> None:
     named = set()
     for one in Path(f"/proc/{daemon_pid(left)}/fd").iterdir():
         with suppress(FileNotFoundError):  # a request to the kernel that is over
-            if not re.match(r"anon_inode|socket:|pipe:", str(one.readlink())):
+            # libffi's own file is nobody's
+            if not re.match(r"anon_inode|socket:|pipe:|.*/libffi\.so", str(one.readlink())):
                 named.add(one)
     expected = {Path("/dev/null").stat().st_rdev, Path("/dev/net/tun").stat().st_rdev}
     assert {one.stat().st_rdev for one in named} == expected  # by name it fails in a chroot
