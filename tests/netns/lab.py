@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -162,7 +162,8 @@ class Namespace:
             return
         for number in (signal.SIGTERM, signal.SIGKILL):
             for pid in self.pids():
-                os.kill(pid, number)
+                with suppress(ProcessLookupError):  # it ended meanwhile
+                    os.kill(pid, number)
             try:
                 eventually(lambda: not self.pids(), "the end of all processes", 3)
                 break
