@@ -34,6 +34,22 @@ class DyingPlane(Plane):
         return OSError(self.errno, os.strerror(self.errno)) if self.errno else None
 
 
+class FakeQueue:
+    """A queue of the TUN that nobody floods."""
+
+    def __init__(self) -> None:
+        self.left = asyncio.Event()
+
+    def want(self, length: int) -> None:
+        assert length == 0, "nothing is sent"
+
+    def leave(self) -> None:
+        self.left.set()
+
+    async def keep(self) -> None:
+        await self.left.wait()
+
+
 class FakeLink:
     """An interface that stays as it is until it is deleted."""
 
@@ -41,7 +57,7 @@ class FakeLink:
 
     def __init__(self) -> None:
         self.deleted = asyncio.Event()
-        self.queue_left = asyncio.Event()
+        self.queue = FakeQueue()
 
     async def watch(
         self, on_up: Callable[[], None], on_down: Callable[[], None], on_mtu: Callable[[int], None]
@@ -50,15 +66,6 @@ class FakeLink:
         on_up()
         await self.deleted.wait()
         raise LinkDeletedError
-
-    def set_queue(self, length: int) -> None:
-        assert length == 0, "nothing is sent"
-
-    def leave_queue(self) -> None:
-        self.queue_left.set()
-
-    async def keep_queue(self) -> None:
-        await self.queue_left.wait()
 
 
 @contextmanager

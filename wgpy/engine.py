@@ -39,7 +39,7 @@ class Engine:
             self.device.on_suspicion = routes.suspect
             self._start(stack, link.watch(self.device.up, self.device.down, plane.set_mtu))
             self._start(stack, routes.run())
-            self._queue = self._start(stack, link.keep_queue())
+            self._queue = self._start(stack, link.queue.keep())
             self._stack = stack.pop_all()
 
     def close(self) -> None:
@@ -61,7 +61,7 @@ class Engine:
         try:
             return await self._end
         finally:
-            self._link.leave_queue()
+            self._link.queue.leave()
             await self._queue
 
     def _start(
@@ -88,7 +88,7 @@ class Engine:
         about what changed, or a data thread that ended, just then.
         """
         self.device.on_events()
-        self._link.set_queue(self._plane.tun_queue())
+        self._link.queue.want(self._plane.tun_queue())
         if self._plane.failure is not None:
             self._fail(_cause_of_death(self._plane.failure))
 

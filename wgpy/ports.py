@@ -67,8 +67,25 @@ class OpenSockets(Protocol):
         """Bind to a port, 0 for any; OSError when it is in use or the mark is not permitted."""
 
 
+class TxQueue(Protocol):
+    """What waits in the TUN for the data threads."""
+
+    def want(self, length: int) -> None:
+        """Let so many frames wait in each queue of the TUN, 0: as many as by default."""
+
+    def leave(self) -> None:
+        """Let keep() end."""
+
+    async def keep(self) -> None:
+        """Do what want() says until leave(), and leave the length as it was."""
+
+
 class Interface(Protocol):
     """The network interface at whose TUN a device is."""
+
+    @property
+    def queue(self) -> TxQueue:
+        """What waits in its TUN."""
 
     @property
     def index(self) -> int:
@@ -81,15 +98,6 @@ class Interface(Protocol):
         on_mtu: Callable[[int], None],
     ) -> NoReturn:
         """Report the state now and every change; raise LinkDeletedError at the end."""
-
-    def set_queue(self, length: int) -> None:
-        """Let so many frames wait in each queue of the TUN, 0: as many as by default."""
-
-    def leave_queue(self) -> None:
-        """Let keep_queue end."""
-
-    async def keep_queue(self) -> None:
-        """Do what set_queue says until leave_queue, and leave the length as it was."""
 
 
 class Paths(Protocol):

@@ -13,7 +13,6 @@ To listen over there takes CAP_NET_BROADCAST, which containers do not have.  Wit
 looked at every LOOK_INTERVAL_S while the interface is somewhere else; that it leaves is heard here.
 """
 
-import asyncio
 import contextlib
 import fcntl
 import logging
@@ -30,15 +29,12 @@ from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP
 from wgpy.errors import LinkDeletedError
 from wgpy.linux.hints import Hints, readable
 from wgpy.linux.netlink import open_netlink
-from wgpy.linux.tun import QUEUE_LEN, interface_name
+from wgpy.linux.tun import interface_name
+from wgpy.linux.txqueue import TxQueue
 
 TUNGETDEVNETNS = 0x54E3  # <linux/if_tun.h>
 SIOCGSKNS = 0x894C  # <linux/sockios.h>: the namespace of a socket; /proc need not be there
 LOOK_INTERVAL_S = 1.0  # as often as wireguard-go looks
-# More than a quarter of what is taken is dropped: TCP that has too little room loses a percent or
-# so.  It is counted for less than a second before the queue is cut, and for more before it is not.
-FLOOD_SHARE = 4
-FLOOD_S, FLOOD_OVER_S = 0.2, 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -50,19 +46,10 @@ class LinkState(NamedTuple):
     mtu: int
 
 
-class QueueState(NamedTuple):
-    """What became of the frames for the TUN since it was made."""
-
-    taken: int
-    dropped: int  # for want of room
-
-    def is_flooded_since(self, before: "QueueState") -> bool:
-        """Tell whether far more came than could be taken."""
-        return (self.dropped - before.dropped) * FLOOD_SHARE > self.taken - before.taken
-
-
 class Link:
     """The interface behind a TUN descriptor; the descriptor stays the caller's."""
+
+    queue: TxQueue
 
     def __init__(self, tun_fd: int) -> None:
         """Begin to listen.  Raises OSError."""
@@ -75,9 +62,7 @@ class Link:
             self._wakes.register(hints, select.EPOLLIN)
             self._stack = stack.pop_all()
         self._deletion_wakes = False
-        self._queue_length = QUEUE_LEN  # as we left it
-        self._queue_wanted: int | None = 0  # as set_queue says; None: no more
-        self._queue_turned = asyncio.Event()  # something is wanted now and was not, or reversely
+        self.queue = TxQueue(self._request)
 
     def close(self) -> None:
         """Listen no more."""
@@ -143,66 +128,6 @@ class Link:
             await readable(self._wakes.fileno(), None if has_hints else LOOK_INTERVAL_S)
             self._wakes.poll(0)  # an edge stays reported until it is taken
             self._hints.take()
-
-    def set_queue(self, length: int) -> None:
-        """Let so many frames wait in each queue of the TUN, 0: as many as by default."""
-        if self._queue_wanted is None:
-            return
-        if bool(length) != bool(self._queue_wanted):
-            self._queue_turned.set()
-        self._queue_wanted = length
-
-    def leave_queue(self) -> None:
-        """Let keep_queue end."""
-        self._queue_wanted = None
-        self._queue_turned.set()
-
-    async def keep_queue(self) -> None:
-        """Do what set_queue says until leave_queue, and leave the length as it was.
-
-        A queue is shortened only in a flood: TCP streams may keep one from being empty, but stop
-        before it is full, and to drop of theirs would have them send again what need not be.
-        """
-        before: QueueState | None = None
-        while self._queue_wanted is not None:
-            state = await self._read_queue() if self._queue_wanted else None
-            flooded = state is not None and before is not None and state.is_flooded_since(before)
-            before = state
-            length = self._queue_wanted if flooded else None  # which may be 0 or None by now
-            await self._set_queue_length(length or QUEUE_LEN)
-            await self._count_drops()
-        await self._set_queue_length(QUEUE_LEN)
-
-    async def _count_drops(self) -> None:
-        """Wait as long as that takes, and if nothing is wanted until something is."""
-        counting_s = FLOOD_S if self._queue_length == QUEUE_LEN else FLOOD_OVER_S
-        with contextlib.suppress(asyncio.TimeoutError):
-            turned = self._queue_turned.wait()
-            await asyncio.wait_for(turned, counting_s if self._queue_wanted else None)
-        self._queue_turned.clear()
-
-    async def _read_queue(self) -> QueueState | None:
-        """Read what became of frames; None if that cannot be had now."""
-        try:
-            (message,) = await self._request("get")
-        except (OSError, LinkDeletedError):
-            return None
-        counters = message.get_attr("IFLA_STATS64")
-        return QueueState(counters["tx_packets"], counters["tx_dropped"])
-
-    async def _set_queue_length(self, length: int) -> None:
-        """Change it if nobody else did: who sets a length knows why."""
-        before = self._queue_length
-        if length == before:
-            return
-        try:
-            (message,) = await self._request("get")
-            if message.get_attr("IFLA_TXQLEN") != before:
-                return
-            await self.set(txqlen=length)
-            self._queue_length = length
-        except (OSError, LinkDeletedError) as error:
-            _log.info("cannot set the TUN queue's length to %d: %s", length, error)
 
     async def _request(self, command: str, **attributes: int) -> Any:
         async with open_netlink() as netlink:
