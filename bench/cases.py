@@ -35,6 +35,7 @@ FLOWING = 200  # packets that show that a load has started
 SYSCALL_S = 1.0
 PING_INTERVAL_S = 0.005
 AFTER_S = 1.0
+SETTLE_S = 1  # of a load, before it is measured beside it
 GRACE_S = 15.0  # what a tool may take longer than asked to
 SOAK_SAMPLE_S = 1.0
 
@@ -256,8 +257,12 @@ def loaded_round_trips(tunnel: Tunnel, seconds: float) -> Figures:
 
 
 def overloaded_round_trips(tunnel: Tunnel, seconds: float) -> Figures:
-    """Measure beside far more UDP than b, which is held to a tenth of a core, can take."""
-    with held(tunnel), load(tunnel, seconds + 1, udp_options(1372)):
+    """Measure beside far more UDP than b, which is held to a tenth of a core, can take.
+
+    Beside a load that goes on: how long it takes until a queue is known to stand is not in it.
+    """
+    with held(tunnel), load(tunnel, SETTLE_S + seconds + 1, udp_options(1372)):
+        time.sleep(SETTLE_S)
         return round_trips(tunnel, seconds)
 
 
