@@ -6,7 +6,7 @@ from core_numbers import REJECT_AFTER_MESSAGES
 
 from wgpy.config import Endpoint
 from wgpy.dataplane._core import lib
-from wgpy.dataplane.types import PeerStats, Session
+from wgpy.dataplane.types import Counted, PeerStats, Session
 
 REPLAY_WINDOW = lib.WG_REPLAY_WINDOW
 
@@ -44,6 +44,9 @@ class FakePeer:
     previous: FakeKeypair | None = None
     next: FakeKeypair | None = None
     kicks: list[bool] = field(default_factory=list)  # `keepalive` of each
+    tx_packets: int = 0
+    rx_packets: int = 0
+    drops: dict[str, Counted] = field(default_factory=dict)  # by reason
 
     @property
     def is_looped(self) -> bool:

@@ -32,7 +32,16 @@ from fakes import WIRE_LEN, Clock, Datagram, FakeSockets, Network, S
 from wgpy.config import AllowedIP, Endpoint
 from wgpy.dataplane._core import lib
 from wgpy.dataplane.plane import Plane
-from wgpy.dataplane.types import MessageEvent, PeerStats, PendingEvent, PlaneIO, Session
+from wgpy.dataplane.types import (
+    Counted,
+    DeviceFacts,
+    MessageEvent,
+    PeerFacts,
+    PeerStats,
+    PendingEvent,
+    PlaneIO,
+    Session,
+)
 from wgpy.protocol.cookie import _xchacha20poly1305, cookie_key
 
 STAGED_MAX = lib.WG_STAGED_MAX
@@ -68,6 +77,10 @@ class FakePlane(Plane):
         self.stop()
 
     @property
+    def workers(self) -> int:
+        return 1
+
+    @property
     def aead(self) -> str:
         return "fake"
 
@@ -88,6 +101,9 @@ class FakePlane(Plane):
 
     def counters(self) -> dict[str, int]:
         return {}
+
+    def device_facts(self) -> DeviceFacts:
+        return DeviceFacts(under_load=False, drops=[], refusals=[])
 
     def start(self, io: PlaneIO) -> None:
         if self.io is not None:
@@ -153,6 +169,13 @@ class FakePlane(Plane):
         peer = self.peers[slot]
         sessions = bool(peer.current) | bool(peer.previous) << 1 | bool(peer.next) << 2
         return replace(peer.stats, staged=len(peer.staged), sessions=sessions)
+
+    def facts(self, slot: int) -> PeerFacts:
+        peer = self.peers[slot]
+        keypair = self._sending(peer)
+        session_ns = 0 if keypair is None else keypair.session.created_ns
+        drops = list(peer.drops.values())
+        return PeerFacts(peer.tx_packets, peer.rx_packets, session_ns, peer.is_looped, drops)
 
     def kick(self, slot: int, *, keepalive: bool) -> None:
         peer = self.peers[slot]
@@ -273,9 +296,12 @@ class FakePlane(Plane):
         """Take a packet from the TUN that is the peer's."""
         peer = self.peers[slot]
         if peer.is_looped:
+            self._drop(peer, "looped")
             return
         peer.staged.append(payload)
-        del peer.staged[:-STAGED_MAX]  # the oldest
+        if len(peer.staged) > STAGED_MAX:
+            del peer.staged[0]
+            self._drop(peer, "staged")
         self._send_staged(peer)
 
     def receive(self, datagram: Datagram) -> None:
@@ -295,11 +321,15 @@ class FakePlane(Plane):
     def _send_staged(self, peer: FakePeer) -> None:
         if self.io is None or not peer.staged or peer.stats.endpoint is None or peer.is_looped:
             return
-        keypair = peer.next if peer.next is not None and peer.next.confirmed else peer.current
+        keypair = self._sending(peer)
         while peer.staged and keypair is not None and self._can_seal(keypair):
             self._seal(peer, keypair, peer.staged.pop(0))
         if peer.staged or keypair is None or self._should_rekey(keypair):
             self._ask_handshake(peer)
+
+    def _sending(self, peer: FakePeer) -> FakeKeypair | None:
+        keypair = peer.next if peer.next is not None and peer.next.confirmed else peer.current
+        return keypair if keypair is not None and self._can_seal(keypair) else None
 
     def _can_seal(self, keypair: FakeKeypair) -> bool:
         fresh = self._age_s(keypair) < REJECT_AFTER_TIME_S
@@ -315,6 +345,7 @@ class FakePlane(Plane):
         body = header + keypair.send_counter.to_bytes(8, "little") + payload
         keypair.send_counter += 1
         self._stamp_sent(peer, len(payload) + WIRE_LEN, data=bool(payload))
+        peer.tx_packets += bool(payload)
         message = body + _mac(keypair.session.send_key, body)
         self._transmit(peer.stats.endpoint, message, tos=0)
 
@@ -323,16 +354,18 @@ class FakePlane(Plane):
         slot, keypair = self.indexes.get(index, (0, None))
         if keypair is None or self._age_s(keypair) >= REJECT_AFTER_TIME_S:
             return
+        peer = self.peers[slot]
         payload = self._open(keypair, datagram.data)
         if payload is None:
+            self._drop(peer, "replayed")  # or forged
             return
-        peer = self.peers[slot]
         if keypair is peer.next and not keypair.confirmed:
             keypair.confirmed = True
             self._pend(slot, "key_confirmed")
         self._stamp_received(peer, datagram.source, len(datagram.data), data=bool(payload))
         self._rekey_on_receive(peer)
         if payload:
+            peer.rx_packets += 1
             self.payloads.append((slot, payload))
 
     def _open(self, keypair: FakeKeypair, message: bytes) -> bytes | None:
@@ -418,6 +451,11 @@ class FakePlane(Plane):
         )
         if first:
             self._arm(peer, KEEPALIVE_TIMEOUT_S)
+
+    def _drop(self, peer: FakePeer, reason: str) -> None:
+        counted = peer.drops.setdefault(reason, Counted(reason))
+        counted.count += 1
+        counted.last_ns = self._loop.now_ns
 
     def see_loop(self, slot: int) -> None:
         """Take a message of ours to the peer from the TUN, for the peer."""

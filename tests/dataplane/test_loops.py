@@ -185,7 +185,7 @@ def test_a_train_of_messages_goes_nowhere() -> None:
             for index, sent in ((INDEX, 0), (INDEX + 1, 3)):
                 train = message(MESSAGE_TRANSPORT, index, 1000) * 3
                 assert tunnel.sends(replace(packet, payload=train).frame(1000)) == sent
-        assert tunnel.looped == 2
+        assert tunnel.looped == 2 * 3
 
 
 # ---- messages of others --------------------------------------------------------------------------

@@ -129,6 +129,73 @@ typedef struct {
     wg_endpoint endpoint;
 } wg_peer_stats;
 
+/* What was dropped of a peer's packets, and why; of the device's, where no peer is known; and the
+ * handshake messages that were refused before control saw them.  The ends of these names, with
+ * hyphens, are what Python calls the reasons. */
+enum wg_peer_drop {
+    WG_PEER_DROP_NO_ENDPOINT,
+    WG_PEER_DROP_LOOPED,      /* it came back to its own peer, or is nested too deep */
+    WG_PEER_DROP_STAGED,      /* pushed out by newer ones while there was no session */
+    WG_PEER_DROP_SEND_ERROR,  /* the kernel refused it; about: the endpoint, and the errno */
+    WG_PEER_DROP_CONGESTED,   /* the socket buffer stayed full */
+    WG_PEER_DROP_EXPIRED,     /* session older than REJECT_AFTER_TIME */
+    WG_PEER_DROP_BAD_TAG,     /* AEAD refused */
+    WG_PEER_DROP_REPLAYED,    /* counter seen or too old */
+    WG_PEER_DROP_NOT_ALLOWED, /* inner source not in the peer's allowed IPs; about: it */
+    WG_PEER_DROP_MALFORMED,   /* decrypted, but no IP packet or a wrong length */
+    WG_PEER_DROPS,
+};
+enum wg_device_drop {
+    WG_DEVICE_DROP_NO_PEER,       /* inner destination in nobody's allowed IPs; about: it */
+    WG_DEVICE_DROP_INVALID_FRAME, /* from the TUN, but no IP packet we can split */
+    WG_DEVICE_DROP_TUN_ERROR,     /* a read of the TUN, or a packet that it refused; errno */
+    WG_DEVICE_DROP_INVALID,       /* datagram of wrong size or type; about: its source */
+    WG_DEVICE_DROP_UNKNOWN_INDEX, /* message for no index of ours; about: its source */
+    WG_DEVICE_DROP_EVENTS_LOST,   /* handshake message for which the ring was full; its source */
+    WG_DEVICE_DROP_OVERDUE,       /* unread: it waited in a queue that stood; about: its source */
+    WG_DEVICE_DROPS,
+};
+enum wg_refusal { /* about: the source, each */
+                  WG_REFUSAL_BAD_MAC1,
+                  WG_REFUSAL_NO_PRIVATE_KEY, /* we have none, so no mac1 can be right */
+                  WG_REFUSAL_UNDER_LOAD,     /* no right mac2 under load */
+                  WG_REFUSAL_RATE_LIMITED,   /* with one, but its source sends too many */
+                  WG_REFUSALS,
+};
+
+/* What something was about that was dropped or refused. */
+typedef struct {
+    uint8_t addr[16];  /* network order; IPv4 in the first four */
+    uint32_t scope_id; /* IPv6 link-local zone, else 0 */
+    uint16_t family;   /* AF_INET, AF_INET6; 0: no address */
+    uint16_t port;     /* host order; 0: the address alone */
+    int32_t error;     /* errno of a system call; 0: none failed */
+} wg_about;
+
+typedef struct {
+    uint64_t count;   /* exact */
+    uint64_t last_ns; /* when last, or a moment before; 0: never */
+    wg_about about;   /* one of those at that time */
+    uint32_t unused;
+} wg_tally;
+
+/* What is asked for seldom, and only to be shown. */
+typedef struct {
+    uint64_t tx_packets; /* inner packets sealed */
+    uint64_t rx_packets; /* and opened, whatever became of them */
+    uint64_t session_ns; /* when the session that sends now was made; 0: there is none */
+    uint32_t looped;     /* 1: nothing is sent to its endpoint, see wg_peer_set_looped */
+    uint32_t unused;
+    wg_tally drops[WG_PEER_DROPS];
+} wg_peer_facts;
+
+typedef struct {
+    uint32_t under_load; /* 1: handshake messages have to show mac2 (5.3) */
+    uint32_t unused;
+    wg_tally drops[WG_DEVICE_DROPS];
+    wg_tally refusals[WG_REFUSALS];
+} wg_device_facts;
+
 enum wg_event_kind {
     WG_EVENT_PENDING = 1, /* pending holds bits of enum wg_pending, slot the peer */
     WG_EVENT_MESSAGE = 2, /* a handshake message that is not cheap to refuse any more (5.3) */
@@ -216,6 +283,7 @@ int wg_device_set_mac1_key(wg_device *device, const uint8_t *key);
 /* BLAKE2s(LABEL_COOKIE || our public key) (5.4.7); with NULL no cookie reply is sent. */
 int wg_device_set_cookie_key(wg_device *device, const uint8_t *key);
 void wg_device_counters(const wg_device *device, wg_counters *counters);
+void wg_device_facts_read(wg_device *device, uint64_t now_ns, wg_device_facts *facts);
 
 /* Data threads: start publishes io and clears the stop flag, then each thread calls one run
  * function (GIL released) and stays in it until stop or a dead descriptor.  worker is below the
@@ -247,6 +315,7 @@ int wg_peer_set_wake(wg_device *device, uint32_t slot, uint64_t wake_ns);
  */
 int wg_peer_rearm_keepalive(wg_device *device, uint32_t slot, uint64_t since_ns);
 int wg_peer_stats_read(wg_device *device, uint32_t slot, wg_peer_stats *stats);
+int wg_peer_facts_read(wg_device *device, uint32_t slot, uint64_t now_ns, wg_peer_facts *facts);
 int wg_peer_kick(wg_device *device, uint32_t slot, uint32_t kinds);
 int wg_peer_drop_staged(wg_device *device, uint32_t slot);
 /* A handshake message of the peer was authenticated: roam, count, stamp. */

@@ -14,7 +14,15 @@ from socket import AF_INET, AF_INET6
 from typing import Any, Final
 
 from wgpy.config import KEY_LEN, AllowedIP, Endpoint
-from wgpy.dataplane.types import MessageEvent, PeerStats, PendingEvent, Session
+from wgpy.dataplane.types import (
+    Counted,
+    DeviceFacts,
+    MessageEvent,
+    PeerFacts,
+    PeerStats,
+    PendingEvent,
+    Session,
+)
 
 try:
     from wgpy.dataplane._core import ffi as ffi
@@ -30,6 +38,7 @@ _ADDRESS_FAMILY: Final = {4: AF_INET, 16: AF_INET6}
 _ADDRESS_LEN: Final = {AF_INET: 4, AF_INET6: 16}
 IP_VERSION: Final = {4: 4, 16: 6}  # address length -> wg_allowedip.family
 _ALLOWED_IP: Final = struct.Struct("16sBBBx")  # wg_allowedip
+_TALLY: Final = struct.Struct("=QQ16sIHHi4x")  # wg_tally: count, last_ns, wg_about
 
 
 def checked(result: int) -> int:
@@ -136,6 +145,59 @@ def stats_from_c(c: Any) -> PeerStats:
         sessions=c.sessions,
         endpoint=endpoint_from_c(c.endpoint),
     )
+
+
+def _reasons(enum: str, prefix: str) -> tuple[str, ...]:
+    """Return what Python calls the numbers of a C enum, but for the last, which is how many.
+
+    WG_PEER_DROP_BAD_TAG without its prefix is bad-tag.
+    """
+    numbers: dict[str, int] = ffi.typeof(f"enum {enum}").relements
+    names = sorted(numbers, key=numbers.__getitem__)[:-1]
+    return tuple(name.removeprefix(prefix).lower().replace("_", "-") for name in names)
+
+
+PEER_DROPS: Final = _reasons("wg_peer_drop", "WG_PEER_DROP_")
+DEVICE_DROPS: Final = _reasons("wg_device_drop", "WG_DEVICE_DROP_")
+REFUSALS: Final = _reasons("wg_refusal", "WG_REFUSAL_")
+
+
+def peer_facts_from_c(c: Any) -> PeerFacts:
+    """Read a wg_peer_facts."""
+    return PeerFacts(
+        tx_packets=c.tx_packets,
+        rx_packets=c.rx_packets,
+        session_ns=c.session_ns,
+        looped=bool(c.looped),
+        drops=_tallies_from_c(c.drops, PEER_DROPS),
+    )
+
+
+def device_facts_from_c(c: Any) -> DeviceFacts:
+    """Read a wg_device_facts."""
+    return DeviceFacts(
+        under_load=bool(c.under_load),
+        drops=_tallies_from_c(c.drops, DEVICE_DROPS),
+        refusals=_tallies_from_c(c.refusals, REFUSALS),
+    )
+
+
+def _tallies_from_c(tallies: Any, reasons: Iterable[str]) -> list[Counted]:
+    """Read what is not 0 of an array of wg_tally."""
+    fields = _TALLY.iter_unpack(ffi.buffer(tallies))
+    return [
+        Counted(reason, count, last_ns, _about(family, address, port, scope_id), error)
+        for reason, (count, last_ns, address, scope_id, family, port, error) in zip(
+            reasons, fields, strict=True
+        )
+        if count
+    ]
+
+
+def _about(family: int, address: bytes, port: int, scope_id: int) -> Endpoint | None:
+    if not family:
+        return None
+    return Endpoint(address[:4] if family == AF_INET else address, port, scope_id)
 
 
 @contextmanager

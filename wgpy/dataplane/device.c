@@ -12,6 +12,7 @@
 #include "ratelimiter.h"
 #include "staged.h"
 #include "tables.h"
+#include "tally.h"
 
 #define MTU_DEFAULT 1420
 #define PEERS_MIN   16
@@ -29,6 +30,13 @@ void wg_device_counters(const wg_device *device, wg_counters *counters)
     for (size_t i = 0; i < sizeof(value) / sizeof(value[0]); i++)
         value[i] = atomic_load_explicit(&device->counters.value[i], memory_order_relaxed);
     memcpy(counters, value, sizeof(*counters));
+}
+
+void wg_device_facts_read(wg_device *device, uint64_t now_ns, wg_device_facts *facts)
+{
+    *facts = (wg_device_facts){.under_load = wg_events_are_load(device, now_ns)};
+    wg_tallies_read(device->drops, facts->drops, WG_DEVICE_DROPS);
+    wg_tallies_read(device->refusals, facts->refusals, WG_REFUSALS);
 }
 
 /* ---- create and destroy ---------------------------------------------------------------------- */

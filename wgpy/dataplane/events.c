@@ -110,7 +110,7 @@ static wg_event *ring_at(wg_device *device, uint32_t i)
     return &device->ring[(device->ring_head + i) % WG_EVENT_RING];
 }
 
-void wg_event_message(wg_device *device, uint32_t slot, const wg_endpoint *source,
+bool wg_event_message(wg_device *device, uint32_t slot, const wg_endpoint *source,
                       const uint8_t *data, uint32_t length)
 {
     bool wake = false, fits;
@@ -125,10 +125,9 @@ void wg_event_message(wg_device *device, uint32_t slot, const wg_endpoint *sourc
         memcpy(event->data, data, length);
     }
     pthread_mutex_unlock(&device->events_lock);
-    if (!fits)
-        wg_count(device, rx_events_dropped, 1);
     if (wake)
         wg_wake(device->event_fd);
+    return fits;
 }
 
 /* What is refused under load counts like what waits: else a flood that never ends would be let in
@@ -146,6 +145,14 @@ bool wg_events_admit(wg_device *device, uint64_t now_ns)
     }
     pthread_mutex_unlock(&device->events_lock);
     return !under_load;
+}
+
+bool wg_events_are_load(wg_device *device, uint64_t now_ns)
+{
+    pthread_mutex_lock(&device->events_lock);
+    bool under_load = now_ns < device->load_until_ns;
+    pthread_mutex_unlock(&device->events_lock);
+    return under_load;
 }
 
 static wg_event pending_take(struct wg_peer *peer, enum wg_pending_list list)

@@ -8,12 +8,13 @@
 
 void wg_event_pend(struct wg_peer *peer, uint32_t pending); /* never lost, coalesces */
 void wg_event_forget(struct wg_peer *peer);                 /* peer is going away */
-/* Copies a handshake message into the ring; drops and counts when it is full. */
-void wg_event_message(wg_device *device, uint32_t slot, const wg_endpoint *source,
+/* Copies a handshake message into the ring.  False: it is full. */
+bool wg_event_message(wg_device *device, uint32_t slot, const wg_endpoint *source,
                       const uint8_t *data, uint32_t length);
 /* Called for each message.  False: so many wait, or did within the last second, that it has to show
  * mac2 (5.3). */
 bool wg_events_admit(wg_device *device, uint64_t now_ns);
+bool wg_events_are_load(wg_device *device, uint64_t now_ns); /* the same, of no message */
 /* Puts the peer into the inboxes of the send threads that have something to do.  Returns those to
  * wake, bit i for worker i, when the lock is let go.  Read side of tables. */
 uint32_t wg_kick_add(struct wg_peer *peer, uint32_t kinds);

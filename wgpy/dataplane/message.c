@@ -4,6 +4,7 @@
 #include "endpoint.h"
 #include "peer.h"
 #include "tables.h"
+#include "tally.h"
 #include "udp.h"
 
 int wg_message_send(wg_device *device, uint32_t slot, const uint8_t *data, uint32_t length,
@@ -26,9 +27,12 @@ int wg_message_send(wg_device *device, uint32_t slot, const uint8_t *data, uint3
         if (!error)
             wg_peer_clear_source(device, slot);
     }
-    if (error)
+    if (error) {
+        wg_about about = wg_about_endpoint(&endpoint, -error);
         wg_count(device, tx_send_errors, 1);
-    else
-        wg_peer_stamp_sent(peer, length, false, now_ns);
+        wg_tally_add(&peer->drops[WG_PEER_DROP_SEND_ERROR], 1, now_ns, &about);
+    } else {
+        wg_peer_stamp_sent(peer, length, 0, now_ns);
+    }
     return error;
 }

@@ -5,8 +5,10 @@
 #include "bytes.h"
 #include "endpoint.h"
 #include "events.h"
+#include "keypair.h"
 #include "peer.h"
 #include "tables.h"
+#include "tally.h"
 
 /* ---- endpoint -------------------------------------------------------------------------------- */
 
@@ -108,26 +110,28 @@ static void stamp_answered(_Atomic uint64_t *since_ns)
 }
 
 /* Deadlines: 15 s without an answer ask for a handshake (6.4). */
-void wg_peer_stamp_sent(struct wg_peer *peer, uint64_t bytes, bool data, uint64_t now_ns)
+void wg_peer_stamp_sent(struct wg_peer *peer, uint64_t bytes, uint32_t packets, uint64_t now_ns)
 {
     atomic_fetch_add_explicit(&peer->tx_bytes, bytes, memory_order_relaxed);
     atomic_store_explicit(&peer->tx_any_ns, now_ns, memory_order_relaxed);
     stamp_answered(&peer->rx_unanswered_since_ns);
-    if (!data)
+    if (!packets)
         return;
+    atomic_fetch_add_explicit(&peer->tx_packets, packets, memory_order_relaxed);
     atomic_store_explicit(&peer->tx_data_ns, now_ns, memory_order_relaxed);
     stamp_unanswered(peer, &peer->tx_unanswered_since_ns, now_ns,
                      WG_SECONDS(WG_KEEPALIVE_TIMEOUT_S + WG_REKEY_TIMEOUT_S));
 }
 
 /* Deadlines: 10 s without anything to send ask for a keepalive (6.5). */
-void wg_peer_stamp_received(struct wg_peer *peer, uint64_t bytes, bool data, uint64_t now_ns)
+void wg_peer_stamp_received(struct wg_peer *peer, uint64_t bytes, uint32_t packets, uint64_t now_ns)
 {
     atomic_fetch_add_explicit(&peer->rx_bytes, bytes, memory_order_relaxed);
     atomic_store_explicit(&peer->rx_any_ns, now_ns, memory_order_relaxed);
     stamp_answered(&peer->tx_unanswered_since_ns);
-    if (!data)
+    if (!packets)
         return;
+    atomic_fetch_add_explicit(&peer->rx_packets, packets, memory_order_relaxed);
     atomic_store_explicit(&peer->rx_data_ns, now_ns, memory_order_relaxed);
     stamp_unanswered(peer, &peer->rx_unanswered_since_ns, now_ns,
                      WG_SECONDS(WG_KEEPALIVE_TIMEOUT_S));
@@ -177,7 +181,7 @@ int wg_peer_received(wg_device *device, uint32_t slot, const wg_endpoint *source
     if (!peer)
         return -ENOENT;
     wg_peer_roam(peer, source);
-    wg_peer_stamp_received(peer, length, false, now_ns);
+    wg_peer_stamp_received(peer, length, 0, now_ns);
     return 0;
 }
 
@@ -203,6 +207,23 @@ int wg_peer_stats_read(wg_device *device, uint32_t slot, wg_peer_stats *stats)
                     (keypairs->next ? 4u : 0u),
         .endpoint = wg_peer_endpoint(peer),
     };
+    return 0;
+}
+
+int wg_peer_facts_read(wg_device *device, uint32_t slot, uint64_t now_ns, wg_peer_facts *facts)
+{
+    struct wg_peer *peer = wg_peer_find(device, slot);
+
+    if (!peer)
+        return -ENOENT;
+    const struct wg_keypair *sending = wg_keypair_sending(peer, now_ns);
+    *facts = (wg_peer_facts){
+        .tx_packets = atomic_load(&peer->tx_packets),
+        .rx_packets = atomic_load(&peer->rx_packets),
+        .session_ns = sending ? sending->created_ns : 0,
+        .looped = wg_peer_endpoint(peer).looped,
+    };
+    wg_tallies_read(peer->drops, facts->drops, WG_PEER_DROPS);
     return 0;
 }
 

@@ -3,9 +3,11 @@
 #define WGPY_PEER_H
 #include "tables.h"
 
-/* Stamps (6.1-6.5): data is whether the message carried a payload. Raise TIMER_ARMED if due. */
-void wg_peer_stamp_sent(struct wg_peer *peer, uint64_t bytes, bool data, uint64_t now_ns);
-void wg_peer_stamp_received(struct wg_peer *peer, uint64_t bytes, bool data, uint64_t now_ns);
+/* Stamps (6.1-6.5): packets is how many of the messages carried a payload. Raise TIMER_ARMED if
+ * due. */
+void wg_peer_stamp_sent(struct wg_peer *peer, uint64_t bytes, uint32_t packets, uint64_t now_ns);
+void wg_peer_stamp_received(struct wg_peer *peer, uint64_t bytes, uint32_t packets,
+                            uint64_t now_ns);
 void wg_peer_roam(struct wg_peer *peer, const wg_endpoint *source); /* set if different */
 wg_endpoint wg_peer_endpoint(struct wg_peer *peer);
 /* WANT_HANDSHAKE, unless the gate is shut. */

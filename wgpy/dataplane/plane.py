@@ -14,16 +14,26 @@ from wgpy.dataplane.convert import (
     allowed_ips_from_c,
     allowed_ips_to_c,
     checked,
+    device_facts_from_c,
     endpoint_to_c,
     event_from_c,
     ffi,
     key_to_c,
     lib,
+    peer_facts_from_c,
     session_to_c,
     stats_from_c,
 )
 from wgpy.dataplane.threads import DataThreads
-from wgpy.dataplane.types import MessageEvent, PeerStats, PendingEvent, PlaneIO, Session
+from wgpy.dataplane.types import (
+    DeviceFacts,
+    MessageEvent,
+    PeerFacts,
+    PeerStats,
+    PendingEvent,
+    PlaneIO,
+    Session,
+)
 
 # Implementation constants; api.h is their home.
 MAX_PEERS: Final[int] = lib.WG_MAX_PEERS
@@ -55,6 +65,7 @@ class Plane:
         self._device: Any = None
         self._threads = DataThreads(self._wake)
         self._stats = ffi.new("wg_peer_stats *")  # for stats() to read into, again and again
+        self._facts = ffi.new("wg_peer_facts *")  # for facts(), likewise
         self._few_allowed_ips = ffi.new("wg_allowedip[]", FEW_ALLOWED_IPS)  # likewise
         try:
             for _ in range(2 + workers):
@@ -77,6 +88,11 @@ class Plane:
             self._device = None
         while self._eventfds:
             os.close(self._eventfds.pop())
+
+    @property
+    def workers(self) -> int:
+        """How many data threads there are per direction."""
+        return self._workers
 
     @property
     def aead(self) -> str:
@@ -114,6 +130,12 @@ class Plane:
         counters = ffi.new("wg_counters *")
         lib.wg_device_counters(self._device, counters)
         return {name: getattr(counters, name) for name, _ in ffi.typeof("wg_counters").fields}
+
+    def device_facts(self) -> DeviceFacts:
+        """Read what was dropped and refused where no peer is known."""
+        c = ffi.new("wg_device_facts *")
+        lib.wg_device_facts_read(self._device, self.now_ns(), c)
+        return device_facts_from_c(c)
 
     # ---- data threads
 
@@ -206,6 +228,12 @@ class Plane:
         """Read counters, stamps and endpoint."""
         checked(lib.wg_peer_stats_read(self._device, slot, self._stats))
         return stats_from_c(self._stats)
+
+    def facts(self, slot: int) -> PeerFacts:
+        """Read what is only to be shown."""
+        c = self._facts
+        checked(lib.wg_peer_facts_read(self._device, slot, self.now_ns(), c))
+        return peer_facts_from_c(c)
 
     def kick(self, slot: int, *, keepalive: bool) -> None:
         """Let the send thread send what is staged, or with `keepalive` at least an empty packet."""

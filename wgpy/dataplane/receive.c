@@ -28,6 +28,7 @@
 #include "peer.h"
 #include "ratelimiter.h"
 #include "tables.h"
+#include "tally.h"
 #include "tun.h"
 #include "udp.h"
 
@@ -45,6 +46,27 @@ struct receive_worker {
     struct wg_backlog backlogs[2]; /* of IPv4 and IPv6 */
     struct wg_datagrams trains[WG_UDP_RECEIVE_SLOTS];
 };
+
+/* ---- drops ----------------------------------------------------------------------------------- */
+
+static void drop_of_peer(struct receive_worker *worker, struct wg_peer *peer, enum wg_peer_drop why)
+{
+    wg_tally_add(&peer->drops[why], 1, worker->now_ns, NULL);
+}
+
+static void drop_unknown_index(struct receive_worker *worker, const wg_endpoint *source)
+{
+    wg_count(worker->device, rx_unknown_index, 1);
+    wg_drop_from(worker->device, WG_DEVICE_DROP_UNKNOWN_INDEX, source, worker->now_ns);
+}
+
+static void refused_by_tun(struct receive_worker *worker, uint32_t packets, int error)
+{
+    wg_about about = wg_about_error(-error);
+
+    wg_count(worker->device, rx_tun_errors, packets);
+    wg_tally_add(&worker->device->drops[WG_DEVICE_DROP_TUN_ERROR], packets, worker->now_ns, &about);
+}
 
 /* ---- 3. classify ----------------------------------------------------------------------------- */
 
@@ -87,11 +109,13 @@ static bool admit_handshake(struct receive_worker *worker, const uint8_t *messag
         return true;
     if (!wg_cookie_mac2_valid(worker->cookies, message, length, source, worker->now_ns)) {
         wg_count(device, rx_under_load, 1);
+        wg_refuse(device, WG_REFUSAL_UNDER_LOAD, source, worker->now_ns);
         wg_cookie_want_reply(worker->cookies, message, length, source);
         return false;
     }
     if (!wg_ratelimiter_allow(device->handshake_limiter, source, worker->now_ns)) {
         wg_count(device, rx_rate_limited, 1);
+        wg_refuse(device, WG_REFUSAL_RATE_LIMITED, source, worker->now_ns);
         return false;
     }
     return true;
@@ -105,32 +129,41 @@ static void receive_handshake(struct receive_worker *worker, uint32_t type, cons
     uint32_t slot;
 
     if (!handshake_slot(device, type, message, &slot)) {
-        wg_count(device, rx_unknown_index, 1);
+        drop_unknown_index(worker, source);
         return;
     }
     if (type != WG_MESSAGE_COOKIE_REPLY) {
         if (!wg_cookie_mac1_valid(worker->cookies, message, length)) {
             wg_count(device, rx_bad_mac1, 1);
+            wg_refuse(device,
+                      device->cookie_keys.has_mac1 ? WG_REFUSAL_BAD_MAC1
+                                                   : WG_REFUSAL_NO_PRIVATE_KEY,
+                      source, worker->now_ns);
             return;
         }
         if (!admit_handshake(worker, message, length, source))
             return;
     }
-    wg_event_message(device, slot, source, message, length);
+    if (!wg_event_message(device, slot, source, message, length)) {
+        wg_count(device, rx_events_dropped, 1);
+        wg_drop_from(device, WG_DEVICE_DROP_EVENTS_LOST, source, worker->now_ns);
+    }
 }
 
 /* ---- 4. open --------------------------------------------------------------------------------- */
 
-static struct wg_keypair *receiving_keypair(struct receive_worker *worker, const uint8_t *message)
+static struct wg_keypair *receiving_keypair(struct receive_worker *worker, const uint8_t *message,
+                                            const wg_endpoint *source)
 {
     struct wg_index_entry *entry = wg_index_find(worker->device, wg_load_le32(message + 4));
 
     if (!entry || !entry->keypair) {
-        wg_count(worker->device, rx_unknown_index, 1);
+        drop_unknown_index(worker, source);
         return NULL;
     }
     if (wg_keypair_age_ns(entry->keypair, worker->now_ns) >= WG_SECONDS(WG_REJECT_AFTER_TIME_S)) {
         wg_count(worker->device, rx_expired, 1);
+        drop_of_peer(worker, entry->peer, WG_PEER_DROP_EXPIRED);
         return NULL;
     }
     return entry->keypair;
@@ -154,10 +187,12 @@ static bool open_message(struct receive_worker *worker, struct wg_keypair *keypa
     if (!wg_aead_open(&keypair->receive_key, worker->index, counter, payload, payload,
                       length - WG_TRANSPORT_HEADER_LEN)) {
         wg_count(worker->device, rx_bad_tag, 1);
+        drop_of_peer(worker, keypair->peer, WG_PEER_DROP_BAD_TAG);
         return false;
     }
     if (!replay_accepts(keypair, counter)) {
         wg_count(worker->device, rx_replayed, 1);
+        drop_of_peer(worker, keypair->peer, WG_PEER_DROP_REPLAYED);
         return false;
     }
     return true;
@@ -169,7 +204,7 @@ struct arrival { /* what came in one train under one keypair */
     struct wg_keypair *keypair;
     uint64_t bytes;   /* UDP payload */
     uint32_t packets; /* messages */
-    bool data;        /* at least one message had a payload */
+    uint32_t data;    /* those of them that had a payload */
 };
 
 /* The responder's next key is in use from the first authenticated message on (6.3, kernel module).
@@ -217,7 +252,7 @@ static void arrival_add(struct receive_worker *worker, struct arrival *arrival,
     }
     arrival->bytes += length;
     arrival->packets++;
-    arrival->data |= length > WG_TRANSPORT_OVERHEAD;
+    arrival->data += length > WG_TRANSPORT_OVERHEAD;
 }
 
 /* ---- 6. inner -------------------------------------------------------------------------------- */
@@ -244,6 +279,14 @@ static bool source_allowed(const wg_device *device, const uint8_t *ip, const str
                                     : wg_allowedips_find6(trie, wg_ip_source(ip)));
 }
 
+static void drop_not_allowed(struct receive_worker *worker, struct wg_peer *peer, const uint8_t *ip)
+{
+    wg_about about = wg_about_address(wg_ip_source(ip), wg_ip_is_v4(ip));
+
+    wg_count(worker->device, rx_not_allowed, 1);
+    wg_tally_add(&peer->drops[WG_PEER_DROP_NOT_ALLOWED], 1, worker->now_ns, &about);
+}
+
 static void receive_inner(struct receive_worker *worker, struct wg_peer *peer, uint8_t *ip,
                           uint32_t padded, uint8_t outer_tos)
 {
@@ -252,16 +295,18 @@ static void receive_inner(struct receive_worker *worker, struct wg_peer *peer, u
 
     if (!length) {
         wg_count(device, rx_malformed, 1);
+        drop_of_peer(worker, peer, WG_PEER_DROP_MALFORMED);
         return;
     }
     if (!source_allowed(device, ip, peer)) {
-        wg_count(device, rx_not_allowed, 1);
+        drop_not_allowed(worker, peer, ip);
         return;
     }
     if (wg_unlikely(!wg_ecn_decapsulate(ip, outer_tos)))
         wg_count(device, rx_ecn_ignored, 1);
-    if (wg_gro_add(worker->gro, ip, length))
-        wg_count(device, rx_tun_errors, 1);
+    int error = wg_gro_add(worker->gro, ip, length);
+    if (error)
+        refused_by_tun(worker, 1, error);
 }
 
 /* ---- 2. batch -------------------------------------------------------------------------------- */
@@ -269,7 +314,7 @@ static void receive_inner(struct receive_worker *worker, struct wg_peer *peer, u
 static void receive_transport(struct receive_worker *worker, struct arrival *arrival,
                               uint8_t *message, uint32_t length, const struct wg_datagrams *train)
 {
-    struct wg_keypair *keypair = receiving_keypair(worker, message);
+    struct wg_keypair *keypair = receiving_keypair(worker, message, &train->source);
 
     if (!keypair || !open_message(worker, keypair, message, length))
         return;
@@ -286,14 +331,17 @@ static void receive_message(struct receive_worker *worker, struct arrival *arriv
     uint32_t type = length >= 4 ? wg_load_le32(message) : 0;
 
     if (type == WG_MESSAGE_TRANSPORT && length >= WG_TRANSPORT_OVERHEAD) {
-        if (wg_unlikely(train->age_ns >= worker->too_old_ns))
+        if (wg_unlikely(train->age_ns >= worker->too_old_ns)) {
             wg_count(worker->device, rx_overdue, 1);
-        else
+            wg_drop_from(worker->device, WG_DEVICE_DROP_OVERDUE, &train->source, worker->now_ns);
+        } else {
             receive_transport(worker, arrival, message, length, train);
+        }
     } else if (type && length == handshake_length(type)) {
         receive_handshake(worker, type, message, length, &train->source);
     } else {
         wg_count(worker->device, rx_invalid, 1);
+        wg_drop_from(worker->device, WG_DEVICE_DROP_INVALID, &train->source, worker->now_ns);
     }
 }
 
@@ -333,7 +381,7 @@ static int write_singly(struct receive_worker *worker, int fd)
         error = wg_tun_write(fd, iov, count);
         wg_count(worker->device, rx_tun_writes, 1);
         if (error)
-            wg_count(worker->device, rx_tun_errors, 1);
+            refused_by_tun(worker, 1, error);
     }
     return error;
 }
@@ -352,7 +400,7 @@ static int write_frames(struct receive_worker *worker)
         if (error == -EINVAL && packets > 1)
             error = write_singly(worker, fd);
         else if (error)
-            wg_count(worker->device, rx_tun_errors, packets);
+            refused_by_tun(worker, packets, error);
     }
     return error == -EBADFD ? error : 0;
 }

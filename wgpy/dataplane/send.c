@@ -32,6 +32,7 @@
 #include "sender.h"
 #include "staged.h"
 #include "tables.h"
+#include "tally.h"
 #include "tun.h"
 #include "tunqueue.h"
 
@@ -143,9 +144,9 @@ static bool should_rekey(const struct wg_keypair *keypair, uint64_t counter, uin
             wg_keypair_age_ns(keypair, now_ns) >= WG_SECONDS(WG_REKEY_AFTER_TIME_S));
 }
 
-static void sealing_end(struct send_worker *worker, struct sealing *sealing, bool data)
+static void sealing_end(struct send_worker *worker, struct sealing *sealing, uint32_t packets)
 {
-    wg_peer_stamp_sent(sealing->peer, sealing->bytes, data, worker->now_ns);
+    wg_peer_stamp_sent(sealing->peer, sealing->bytes, packets, worker->now_ns);
     if (should_rekey(sealing->keypair, sealing->counter, worker->now_ns))
         wg_peer_ask_handshake(sealing->peer, worker->now_ns);
 }
@@ -157,7 +158,7 @@ static void stage_frame(struct send_worker *worker, struct wg_peer *peer, struct
     struct wg_packet packet;
 
     while (wg_gso_next(&frame->gso, &packet))
-        wg_staged_add(peer, worker->index, packet.data, packet.length, frame->ecn);
+        wg_staged_add(peer, worker->index, packet.data, packet.length, frame->ecn, worker->now_ns);
     wg_peer_ask_handshake(peer, worker->now_ns);
 }
 
@@ -201,22 +202,48 @@ static enum outcome send_staged(struct send_worker *worker, struct wg_peer *peer
 
 /* ---- 4. route -------------------------------------------------------------------------------- */
 
+static uint32_t packets_left(const struct outgoing *frame)
+{
+    return frame->gso.count - frame->gso.index;
+}
+
+static void drop_without_peer(struct send_worker *worker, const struct outgoing *frame)
+{
+    wg_about about = wg_about_address(frame->destination, frame->gso.version == 4);
+    uint32_t packets = packets_left(frame);
+
+    wg_count(worker->device, tx_no_peer, packets);
+    wg_tally_add(&worker->device->drops[WG_DEVICE_DROP_NO_PEER], packets, worker->now_ns, &about);
+}
+
+/* It has no endpoint, or what goes there comes back. */
+static void drop_of_peer(struct send_worker *worker, const struct outgoing *frame,
+                         struct wg_peer *peer, bool looped)
+{
+    struct wg_tally_cell *cell =
+        &peer->drops[looped ? WG_PEER_DROP_LOOPED : WG_PEER_DROP_NO_ENDPOINT];
+    uint32_t packets = packets_left(frame);
+
+    if (looped)
+        wg_count(worker->device, tx_looped, packets);
+    else
+        wg_count(worker->device, tx_no_endpoint, packets);
+    wg_tally_add(cell, packets, worker->now_ns, NULL);
+}
+
 static struct wg_peer *route_frame(struct send_worker *worker, const struct outgoing *frame)
 {
     const struct wg_allowedips *trie = &worker->device->allowedips;
     struct wg_peer *peer = frame->gso.version == 4 ? wg_allowedips_find4(trie, frame->destination)
                                                    : wg_allowedips_find6(trie, frame->destination);
     if (!peer) {
-        wg_count(worker->device, tx_no_peer, 1);
+        drop_without_peer(worker, frame);
         return NULL;
     }
     wg_endpoint endpoint = wg_peer_endpoint(peer);
     if (wg_endpoint_is_sendable(&endpoint))
         return peer;
-    if (endpoint.looped)
-        wg_count(worker->device, tx_looped, 1);
-    else
-        wg_count(worker->device, tx_no_endpoint, 1);
+    drop_of_peer(worker, frame, peer, endpoint.looped);
     return NULL;
 }
 
@@ -224,7 +251,7 @@ static enum outcome seal_frame(struct send_worker *worker, struct wg_peer *peer,
                                struct wg_keypair *keypair, struct outgoing *frame)
 {
     struct wg_gso *gso = &frame->gso;
-    uint32_t left = gso->count - gso->index;
+    uint32_t left = packets_left(frame);
     uint32_t room = wg_sender_room(worker->sender, message_length_max(wg_gso_packet_length(gso)));
     uint32_t count = room < left ? room : left;
     struct sealing sealing;
@@ -239,20 +266,20 @@ static enum outcome seal_frame(struct send_worker *worker, struct wg_peer *peer,
     sealing.to.hops = frame->nested.hops;
     for (uint32_t i = 0; i < count && wg_gso_next(gso, &packet); i++)
         seal_packet(worker, &sealing, packet.data, packet.length, frame->ecn);
-    sealing_end(worker, &sealing, true);
+    sealing_end(worker, &sealing, count);
     wg_count(worker->device, tx_packets, count);
     return count < left ? NO_ROOM : DONE;
 }
 
 /* A message that must not be carried to the peer. */
 static bool drop_nested(struct send_worker *worker, struct wg_peer *peer,
-                        const struct wg_nested *nested)
+                        const struct outgoing *frame)
 {
-    bool ours = wg_nested_is_to(nested, peer);
+    bool ours = wg_nested_is_to(&frame->nested, peer);
 
-    if (!ours && nested->hops)
+    if (!ours && frame->nested.hops)
         return false;
-    wg_count(worker->device, tx_looped, 1);
+    drop_of_peer(worker, frame, peer, true);
     if (ours)
         wg_event_pend(peer, WG_LOOP_SEEN);
     return true;
@@ -265,7 +292,7 @@ static enum outcome send_frame_round(struct send_worker *worker, struct outgoing
 
     if (!peer)
         return UNREACHABLE;
-    if (frame->nested.type && drop_nested(worker, peer, &frame->nested))
+    if (frame->nested.type && drop_nested(worker, peer, frame))
         return DONE;
     struct wg_keypair *keypair = wg_keypair_sending(peer, worker->now_ns);
     if (!keypair) {
@@ -312,6 +339,7 @@ static void send_frame(struct send_worker *worker, size_t length)
     wg_count(device, tx_frames, 1);
     if (!frame_begin(worker, &frame, length)) {
         wg_count(device, tx_invalid, 1);
+        wg_tally_add(&device->drops[WG_DEVICE_DROP_INVALID_FRAME], 1, worker->now_ns, NULL);
         return;
     }
     do {
@@ -333,7 +361,9 @@ static int read_failed(struct send_worker *worker, int error)
 {
     if (error == -EAGAIN || is_gone(error))
         return error;
+    wg_about about = wg_about_error(-error);
     wg_count(worker->device, tx_tun_errors, 1);
+    wg_tally_add(&worker->device->drops[WG_DEVICE_DROP_TUN_ERROR], 1, worker->now_ns, &about);
     if (++worker->failures < WG_FAILURES_IN_A_ROW)
         return 0;
     worker->failures = 0;
@@ -367,7 +397,7 @@ static enum outcome send_kicked_peer(struct send_worker *worker, struct wg_peer 
     wg_endpoint endpoint = wg_peer_endpoint(peer);
 
     if (kinds & WG_KICK_KEEPALIVE && !atomic_load(&peer->staged_count))
-        wg_staged_add(peer, worker->index, worker->frame, 0, 0);
+        wg_staged_add(peer, worker->index, worker->frame, 0, 0, worker->now_ns);
     if (!wg_staged_waits(peer, worker->index) || !wg_endpoint_is_sendable(&endpoint))
         return DONE;
     struct wg_keypair *keypair = wg_keypair_sending(peer, worker->now_ns);

@@ -12,6 +12,7 @@
 #include "endpoint.h"
 #include "sender.h"
 #include "tables.h"
+#include "tally.h"
 #include "udp.h"
 
 #define RUN_SEGMENTS_MAX 64    /* UDP_MAX_SEGMENTS of kernels before 6.9 */
@@ -127,11 +128,25 @@ static void run_drop(wg_device *device, struct wg_sender *sender, const struct w
 {
     pthread_rwlock_rdlock(&device->tables);
     struct wg_peer *peer = wg_peer_find(device, run->slot);
-    if (peer)
+    if (peer) {
         atomic_fetch_add_explicit(&peer->tx_congested, run->count, memory_order_relaxed);
+        wg_tally_add(&peer->drops[WG_PEER_DROP_CONGESTED], run->count, wg_clock_now_ns(), NULL);
+    }
     peer_yield(device, sender, wg_congestion_yielder(&sender->congestion, run));
     pthread_rwlock_unlock(&device->tables);
     wg_count(device, tx_congested, run->count);
+}
+
+static void run_failed(wg_device *device, const struct wg_run *run, int error)
+{
+    wg_about about = wg_about_endpoint(&run->to, error);
+
+    pthread_rwlock_rdlock(&device->tables);
+    struct wg_peer *peer = wg_peer_find(device, run->slot);
+    if (peer)
+        wg_tally_add(&peer->drops[WG_PEER_DROP_SEND_ERROR], run->count, wg_clock_now_ns(), &about);
+    pthread_rwlock_unlock(&device->tables);
+    wg_count(device, tx_send_errors, run->count);
 }
 
 static void run_refused(wg_device *device, struct wg_sender *sender, const struct wg_run *run,
@@ -140,7 +155,7 @@ static void run_refused(wg_device *device, struct wg_sender *sender, const struc
     if (is_congestion(error))
         run_drop(device, sender, run);
     else
-        wg_count(device, tx_send_errors, run->count);
+        run_failed(device, run, error);
 }
 
 /* ---- what the kernel refuses ----------------------------------------------------------------- */

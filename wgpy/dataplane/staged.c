@@ -10,6 +10,7 @@
 
 #include "staged.h"
 #include "tables.h"
+#include "tally.h"
 
 _Static_assert(WG_STAGED_MAX <= UINT8_MAX, "counted in wg_peer.staged_by");
 
@@ -73,14 +74,20 @@ static bool staged_is_full(const struct wg_peer *peer, uint32_t size)
            all + size > WG_STAGED_ALL_MAX;
 }
 
+static void count_dropped(struct wg_peer *peer, uint64_t now_ns)
+{
+    wg_count(peer->device, tx_staged_dropped, 1);
+    wg_tally_add(&peer->drops[WG_PEER_DROP_STAGED], 1, now_ns, NULL);
+}
+
 void wg_staged_add(struct wg_peer *peer, uint32_t worker, const uint8_t *packet, uint32_t length,
-                   uint8_t ecn)
+                   uint8_t ecn, uint64_t now_ns)
 {
     uint32_t size = staged_size(length);
     struct wg_staged *staged = malloc(size);
 
     if (!staged) {
-        wg_count(peer->device, tx_staged_dropped, 1);
+        count_dropped(peer, now_ns);
         return;
     }
     *staged = (struct wg_staged){.length = length, .worker = (uint8_t)worker, .ecn = ecn};
@@ -89,7 +96,7 @@ void wg_staged_add(struct wg_peer *peer, uint32_t worker, const uint8_t *packet,
     pthread_mutex_lock(&peer->staged_lock);
     while (peer->staged_first && staged_is_full(peer, size)) {
         staged_drop_oldest(peer);
-        wg_count(peer->device, tx_staged_dropped, 1);
+        count_dropped(peer, now_ns);
     }
     staged_append(peer, staged);
     pthread_mutex_unlock(&peer->staged_lock);

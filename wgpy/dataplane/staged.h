@@ -17,7 +17,7 @@ struct wg_staged { /* one packet without a session; plaintext follows */
 /* For the worker to send: what one worker staged no other sends, or flows would lose their order. A
  * packet that finds no memory is dropped like one pushed out; length 0 is a keepalive. */
 void wg_staged_add(struct wg_peer *peer, uint32_t worker, const uint8_t *packet, uint32_t length,
-                   uint8_t ecn);
+                   uint8_t ecn, uint64_t now_ns);
 /* Without a lock. */
 static inline bool wg_staged_waits(struct wg_peer *peer, uint32_t worker)
 {

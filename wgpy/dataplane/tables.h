@@ -11,7 +11,8 @@
  *   device.kicks_lock       control and send threads; the list of kicked peers.
  *   device.cookie_lock      receive threads; the secret of cookies.
  *   ratelimiter.lock        whoever uses the limiter.
- * Counters and stamps are relaxed atomics: each is a single value, read by itself. */
+ * Counters and stamps are relaxed atomics: each is a single value, read by itself.  What a tally
+ * was about has a flag of its own (wg_tally_cell). */
 #ifndef WGPY_TABLES_H
 #define WGPY_TABLES_H
 #include <pthread.h>
@@ -52,6 +53,15 @@ struct wg_keypairs {             /* of one peer (6.3); control writes; device.ta
     struct wg_keypair *next;     /* the responder's, until the initiator has used it */
 };
 
+/* Counts what is dropped or refused, any thread.  What it was about is kept of one in each batch,
+ * so a flood costs an addition each, and nobody waits for another to write it down. */
+struct wg_tally_cell {
+    _Atomic uint64_t count;
+    _Atomic uint64_t last_ns; /* written with busy, read without */
+    atomic_bool busy;         /* somebody reads or writes about, and nobody else then */
+    wg_about about;           /* busy */
+};
+
 struct wg_peer {
     uint32_t slot;
     wg_device *device;
@@ -72,6 +82,7 @@ struct wg_peer {
     _Atomic uint32_t staged_workers;              /* bit i: worker i has some; likewise */
 
     _Atomic uint64_t tx_bytes, rx_bytes;
+    _Atomic uint64_t tx_packets, rx_packets; /* inner; send threads, receive threads */
     _Atomic uint64_t tx_any_ns, rx_any_ns, tx_data_ns, rx_data_ns;
     _Atomic uint64_t tx_unanswered_since_ns, rx_unanswered_since_ns;
     _Atomic uint64_t
@@ -81,6 +92,7 @@ struct wg_peer {
                                      threads set it, a new session clears it */
     _Atomic uint64_t yields_until_ns; /* until then it is WG_SENDER_YIELDING; send threads */
     _Atomic uint64_t tx_congested;    /* messages dropped for want of room; send threads */
+    struct wg_tally_cell drops[WG_PEER_DROPS];
 
     struct wg_pending_place pending[WG_PENDING_LISTS]; /* events_lock */
     uint64_t want_heard_ns; /* events_lock: rx_any_ns when it last wanted a handshake; WG_NEVER:
@@ -148,6 +160,8 @@ struct wg_device {
     struct wg_ratelimiter *handshake_limiter; /* rates of sources under load; made at create */
     struct wg_icmp_limits *icmp_limits;       /* rates of ICMP errors; made at create */
 
+    struct wg_tally_cell drops[WG_DEVICE_DROPS];
+    struct wg_tally_cell refusals[WG_REFUSALS];
     struct { /* one relaxed atomic per field of wg_counters, same order */
         _Atomic uint64_t value[sizeof(wg_counters) / sizeof(uint64_t)];
     } counters;

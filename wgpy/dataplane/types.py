@@ -53,6 +53,38 @@ class PeerStats:
     endpoint: Endpoint | None
 
 
+@dataclass(slots=True)
+class Counted:
+    """How often something happened, when last (ns), and what it was about then."""
+
+    reason: str
+    count: int = 0
+    last_ns: int = 0
+    about: Endpoint | None = None  # port 0: the address alone
+    errno: int = 0  # 0: no system call failed
+    public_key: bytes = b""  # of a stranger; empty: none
+
+
+@dataclass(slots=True)
+class PeerFacts:
+    """Inner packets; when the session that sends was made, 0 for none; what was dropped."""
+
+    tx_packets: int
+    rx_packets: int
+    session_ns: int
+    looped: bool
+    drops: list[Counted]
+
+
+@dataclass(slots=True)
+class DeviceFacts:
+    """What no peer can be named for, and whether handshake messages have to show mac2 (5.3)."""
+
+    under_load: bool
+    drops: list[Counted]
+    refusals: list[Counted]
+
+
 @dataclass(frozen=True, slots=True)
 class PendingEvent:
     """Bits of enum wg_pending for the peer in slot."""
