@@ -138,6 +138,7 @@ class FakeBoundSockets:
 
     fds = ((4, 6),)
     features = Feature.UDP_GSO
+    buffers = (7 << 20, 32 << 20)
 
     def __init__(self, sockets: "FakeSockets", port: int, fwmark: int) -> None:
         self.port = port

@@ -7,12 +7,15 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
+from wgpy.config import DeviceChange, PeerChange
 from wgpy.dataplane.plane import Plane
 from wgpy.dataplane.types import MessageEvent, PendingEvent
+from wgpy.device import STATUSES_PER_TURN
 from wgpy.engine import Engine
 from wgpy.errors import DataThreadError, LinkDeletedError
 from wgpy.linux.sockets import open_sockets
@@ -114,5 +117,35 @@ def test_a_data_thread_that_dies_while_events_are_taken_is_noticed() -> None:
             os.eventfd_write(plane.event_fd, 1)
             with pytest.raises(DataThreadError, match="died"):
                 await engine.until_end()
+
+    asyncio.run(scenario())
+
+
+def test_a_status_has_what_only_the_interface_and_the_host_know() -> None:
+    async def scenario() -> None:
+        with running(Plane(), FakeLink()) as engine:
+            await asyncio.sleep(0)  # the link is looked at
+            peers = tuple(PeerChange(number.to_bytes(32, "big")) for number in range(1, 200))
+            engine.device.configure(DeviceChange(peers=peers))
+            status = await engine.status("wg0")
+            assert (status.interface, status.mtu, status.up) == ("wg0", 1420, True)
+            assert [peer.public_key for peer in status.peers] == [p.public_key for p in peers]
+            limit = Path("/proc/sys/net/core/rmem_max")
+            assert status.rmem_max == (int(limit.read_text()) if limit.exists() else None)
+
+    asyncio.run(scenario())
+
+
+def test_others_have_their_turn_while_a_status_is_put_together() -> None:
+    async def scenario() -> None:
+        with running(Plane(), FakeLink()) as engine:
+            peers = tuple(PeerChange(number.to_bytes(32, "big")) for number in range(1, 1000))
+            engine.device.configure(DeviceChange(peers=peers))
+            status = asyncio.create_task(engine.status("wg0"))
+            turns = 0
+            while not status.done():
+                await asyncio.sleep(0)
+                turns += 1
+            assert turns > len(peers) / STATUSES_PER_TURN
 
     asyncio.run(scenario())

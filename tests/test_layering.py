@@ -23,6 +23,18 @@ ROOMS: list[dict[str, set[str]]] = [
     {
         "wgpy.dataplane": {"wgpy.config", "wgpy.ports"},
         "wgpy.linux": {"wgpy.config", "wgpy.errors", "wgpy.ports", "wgpy.units"},
+        "wgpy.status": {"wgpy.addresses", "wgpy.config", "wgpy.protocol"},
+    },
+    {
+        "wgpy.tallies": {
+            "wgpy.addresses",
+            "wgpy.config",
+            "wgpy.dataplane",
+            "wgpy.errors",
+            "wgpy.status",
+            "wgpy.units",
+        },
+        "wgpy.uapi": {"wgpy.addresses", "wgpy.config", "wgpy.errors", "wgpy.linux"},
     },
     {
         "wgpy.peer": {
@@ -32,19 +44,22 @@ ROOMS: list[dict[str, set[str]]] = [
             "wgpy.log",
             "wgpy.ports",
             "wgpy.protocol",
+            "wgpy.tallies",
             "wgpy.units",
         },
-        "wgpy.status": {"wgpy.addresses", "wgpy.config", "wgpy.protocol"},
-        "wgpy.uapi": {"wgpy.addresses", "wgpy.config", "wgpy.errors", "wgpy.linux"},
     },
+    {"wgpy.facts": {"wgpy.dataplane", "wgpy.peer", "wgpy.status", "wgpy.tallies"}},
     {
         "wgpy.device": {
             "wgpy.config",
             "wgpy.dataplane",
             "wgpy.errors",
+            "wgpy.facts",
             "wgpy.peer",
             "wgpy.ports",
             "wgpy.protocol",
+            "wgpy.status",
+            "wgpy.tallies",
             "wgpy.units",
         },
     },
@@ -55,6 +70,7 @@ ROOMS: list[dict[str, set[str]]] = [
             "wgpy.errors",
             "wgpy.linux",
             "wgpy.ports",
+            "wgpy.status",
         },
     },
     {

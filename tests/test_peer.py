@@ -17,6 +17,7 @@ from core_numbers import (
 from fake_hosts import ELSEWHERE, EPOCH_NS, World, initiation, key
 from fake_plane import cookie_reply
 from fakes import Datagram, S
+from seen import refusals
 
 from wgpy.config import PeerChange
 from wgpy.dataplane.types import MessageEvent
@@ -98,7 +99,7 @@ def test_a_preshared_key_must_be_the_same(world: World) -> None:
     world.a.peer(world.b, preshared_key=b"\x05" * 32)
     world.a.send(b"ping")
     world.loop.run()
-    assert world.a.device.bad_messages == 1
+    assert refusals(world.a.device) == {"bad-response": 1}
     assert world.a.sessions == 0
     world.b.peer(world.a, preshared_key=b"\x05" * 32)
     world.loop.advance(6)
@@ -112,7 +113,7 @@ def test_a_response_to_no_initiation_is_refused(world: World) -> None:
     event = MessageEvent(0, response.data, response.source)
     world.a.plane.inject(event)
     world.loop.run()
-    assert world.a.device.bad_messages == 1
+    assert refusals(world.a.device) == {"no-initiation": 1}
     assert world.a.sessions == SESSION_CURRENT
 
 
@@ -125,7 +126,7 @@ def test_a_forged_response_does_not_spoil_the_handshake(world: World) -> None:
     for data in (forged, response.data):
         world.a.plane.inject(MessageEvent(0, data, response.source))
     world.loop.run()
-    assert world.a.device.bad_messages == 1
+    assert refusals(world.a.device) == {"bad-response": 1}
     assert world.a.sessions == SESSION_CURRENT
 
 
@@ -133,7 +134,7 @@ def test_an_initiation_from_a_stranger_is_refused(world: World) -> None:
     message = initiation(STRANGER, world.b, EPOCH_NS)
     world.network.send(Datagram(ELSEWHERE, world.b.endpoint, message, 0))
     world.loop.run()
-    assert world.b.device.bad_messages == 1
+    assert refusals(world.b.device) == {"unknown-initiator": 1}
     assert world.network.kinds() == [MESSAGE_INITIATION]
 
 
@@ -144,7 +145,7 @@ def test_a_replayed_initiation_is_refused(world: World) -> None:
     world.loop.advance(1)
     world.network.send(replace(message, source=ELSEWHERE))
     world.loop.run()
-    assert world.b.device.bad_messages == 1
+    assert refusals(world.b.device) == {"old-timestamp": 1}
     assert world.count(MESSAGE_RESPONSE) == 1
     assert world.b.peer_snapshot.endpoint == world.a.endpoint
 
@@ -279,5 +280,5 @@ def test_a_cookie_reply_does_not_roam(world: World) -> None:
     reply = cookie_reply(world.network.log[0].data, world.b.public_key, bytes(16))
     world.network.deliver(Datagram(ELSEWHERE, world.a.endpoint, reply, 0))
     world.loop.run()
-    assert world.a.device.bad_messages == 0
+    assert refusals(world.a.device) == {}
     assert world.a.peer_snapshot.endpoint == world.b.endpoint

@@ -9,6 +9,7 @@ import pytest
 from core_numbers import INITIATION_LEN, LOAD, SESSION_CURRENT
 from fakes import S
 from loopback import LOOPBACK, PATIENCE_S, Host, Loop
+from seen import refusals
 
 from wgpy.config import AllowedIP, Endpoint, PeerChange
 from wgpy.protocol.cookie import CookieGenerator
@@ -96,7 +97,7 @@ def test_an_inner_source_that_is_not_allowed_is_dropped(world: World) -> None:
 def test_another_preshared_key_lets_nothing_pass(world: World) -> None:
     world.a.configure(PeerChange(world.b.public_key, preshared_key=b"\x05" * 32))
     world.a.send(world.b, b"ping")
-    world.loop.until(lambda: world.a.device.bad_messages == 1)
+    world.loop.until(lambda: refusals(world.a.device) == {"bad-response": 1})
     world.b.configure(PeerChange(world.a.public_key, preshared_key=b"\x05" * 32))
     world.loop.advance(6)
     world.loop.until(lambda: world.b.read() == [b"ping"])
@@ -204,7 +205,7 @@ def get_in_with_a_cookie(world: World) -> None:
     flood(world)
     world.loop.until(lambda: world.b.read() == [b"ping"])
     assert world.a.stats.tx_bytes > 2 * INITIATION_LEN
-    assert world.a.device.bad_messages == 0
+    assert refusals(world.a.device) == {}
 
 
 def test_under_load_a_peer_gets_in_with_its_second_attempt(world: World) -> None:

@@ -1,7 +1,8 @@
 """The device: who we are, who the peers are, and what happens to them.
 
-One way in for each thing: `configure` for requests, `snapshot` for questions, `up` and `down` for
-the link, `on_events` for what C has to tell.  All run on the control thread and none of them waits.
+One way in for each thing: `configure` for requests, `snapshot` for questions of configuration,
+`status_head` and `peer_statuses` for all others, `up` and `down` for the link, `on_events` for what
+C has to tell.  All run on the control thread and none of them waits.
 
 C has refused what is cheap to refuse of handshake messages (5.3).  Those that wait stay there until
 their turn, so that it sees when there are too many.
@@ -24,17 +25,21 @@ from wgpy.config import (
 )
 from wgpy.dataplane.plane import MAX_PEERS, Plane
 from wgpy.dataplane.types import MessageEvent, PendingEvent, PlaneIO, WorkerIO
-from wgpy.errors import BadMessage, ConfigError
+from wgpy.errors import BadMessage, ConfigError, Refusal
+from wgpy.facts import peer_status
 from wgpy.peer import Peer, PeerServices
 from wgpy.ports import Feature, Handle, OpenSockets, Scheduler, Sockets
 from wgpy.protocol.cookie import cookie_key, mac1_key
 from wgpy.protocol.messages import MessageType
 from wgpy.protocol.noise import RemoteStatic, StaticKey, read_initiation_untrusted
+from wgpy.status import DeviceStatus, PeerStatus
+from wgpy.tallies import Refusals, tallies
 from wgpy.units import NS_PER_S
 
 # Implementation constants.
 EVENTS_PER_TURN: Final = 64  # handled before others on the control thread have their turn
 PEERS_PER_TURN: Final = 256  # likewise, where something is looked up of all; a millisecond
+STATUSES_PER_TURN: Final = 64  # likewise, where much is; a millisecond
 PORT_RETRY_NS: Final = NS_PER_S  # from one try to listen to the next, where the first failed
 
 _log = logging.getLogger(__name__)
@@ -82,12 +87,7 @@ class Device:
         self._retry: Handle | None = None  # of the next try to listen, while up without a port
         self._refusal = ""  # why there is none
 
-        self._bad_messages = 0
-
-    @property
-    def bad_messages(self) -> int:
-        """How many handshake messages were refused as not genuine."""
-        return self._bad_messages
+        self._refusals = Refusals()  # of messages that named no peer of ours
 
     # ---- link --------------------------------------------------------------------------------
 
@@ -233,6 +233,45 @@ class Device:
             peers=tuple(peer.snapshot() for peer in self._peers.values()),
         )
 
+    # ---- status ------------------------------------------------------------------------------
+
+    def status_head(self, interface: str) -> DeviceStatus:
+        """Return what is to be shown of the device, without its peers, under this name."""
+        now_ns, facts = self._plane.now_ns(), self._plane.device_facts()
+        features, (receive_buffer, send_buffer) = self._tun_features, (None, None)
+        if self._bound is not None:
+            features |= self._bound.features
+            receive_buffer, send_buffer = self._bound.buffers
+        return DeviceStatus(
+            interface=interface,
+            public_key=None if self._identity is None else self._identity.public_key,
+            listen_port=self._listen_port,
+            fwmark=self._fwmark,
+            up=self._up,
+            listening=self._bound is not None,
+            aead=self._plane.aead,
+            workers=self._plane.workers,
+            features=tuple(str(one.name) for one in Feature if one in features),
+            receive_buffer=receive_buffer,
+            send_buffer=send_buffer,
+            under_load=facts.under_load,
+            counters=self._plane.counters(),
+            drops=tallies(facts.drops, now_ns),
+            refusals=tallies([*facts.refusals, *self._refusals.counted()], now_ns),
+        )
+
+    def peer_statuses(self) -> Iterator[list[PeerStatus]]:
+        """Give what is to be shown of each peer, in order of creation.
+
+        In pieces, of STATUSES_PER_TURN each: whoever goes through them leaves others their turn.
+        """
+        peers = list(self._peers.values())
+        for at in range(0, len(peers), STATUSES_PER_TURN):
+            now_ns = self._plane.now_ns()
+            piece = peers[at : at + STATUSES_PER_TURN]
+            there = (peer for peer in piece if self._peers.get(peer.public_key) is peer)
+            yield [peer_status(peer, self._plane, now_ns) for peer in there]
+
     # ---- configure ---------------------------------------------------------------------------
 
     def configure(self, change: DeviceChange) -> None:
@@ -368,7 +407,7 @@ class Device:
         if peer is None:
             return
         if event.key_confirmed:
-            peer.confirm_key()
+            peer.confirm_key(now_ns)
         if event.want_handshake:
             peer.want_handshake(now_ns)
         if event.timer_armed:
@@ -383,12 +422,21 @@ class Device:
         try:
             self._handle_message_untrusted(event, now_ns)
         except BadMessage as error:
-            self._bad_messages += 1
+            self._count_refused(event, error, now_ns)
             _log.debug("handshake message refused: %s", error)
+
+    def _count_refused(self, event: MessageEvent, error: BadMessage, now_ns: int) -> None:
+        """Count it as the peer's that it was for, or is known to be from; else as nobody's."""
+        peer = None if event.slot is None else self._peers_by_slot.get(event.slot)
+        peer = peer or self._peers.get(error.public_key)
+        if peer is None:
+            self._refusals.add(error.refusal, event.source, now_ns, error.public_key)
+        else:
+            peer.refusals.add(error.refusal, event.source, now_ns)
 
     def _handle_message_untrusted(self, event: MessageEvent, now_ns: int) -> None:
         if self._identity is None:
-            raise BadMessage("no private key is set")
+            raise BadMessage("no private key is set", Refusal.NO_PRIVATE_KEY)
         kind = event.data[0]
         if kind == MessageType.COOKIE_REPLY:
             self._addressee(event).take_cookie(event.data, now_ns)
@@ -402,7 +450,7 @@ class Device:
     def _addressee(self, event: MessageEvent) -> Peer:
         peer = None if event.slot is None else self._peers_by_slot.get(event.slot)
         if peer is None:
-            raise BadMessage("message for a peer that is gone")
+            raise BadMessage("message for a peer that is gone", Refusal.NO_INITIATION)
         return peer
 
     def _find_remote(self, public_key: bytes) -> RemoteStatic | None:

@@ -8,14 +8,17 @@ import asyncio
 import contextlib
 import errno
 from collections.abc import Coroutine
+from dataclasses import replace
 
 from wgpy.dataplane.plane import Plane
 from wgpy.device import Device
 from wgpy.errors import DataThreadError, LinkDeletedError
 from wgpy.linux.boottime import BoottimeScheduler
 from wgpy.linux.routes import RouteWatch
+from wgpy.linux.sockets import rmem_max
 from wgpy.linux.tun import Tun
 from wgpy.ports import Interface, OpenSockets
+from wgpy.status import DeviceStatus, PeerStatus
 
 
 class Engine:
@@ -29,6 +32,7 @@ class Engine:
         self._link = link
         loop = asyncio.get_running_loop()
         self._end: asyncio.Future[str] = loop.create_future()
+        self._mtu: int | None = None  # not known yet
         with contextlib.ExitStack() as stack:
             scheduler = stack.enter_context(contextlib.closing(BoottimeScheduler(loop)))
             self.device = Device(plane, open_sockets, scheduler, tun.fds, tun.features)
@@ -37,7 +41,7 @@ class Engine:
             stack.callback(loop.remove_reader, plane.event_fd)
             routes = RouteWatch(self.device, lambda: link.index)
             self.device.on_suspicion = routes.suspect
-            self._start(stack, link.watch(self.device.up, self.device.down, plane.set_mtu))
+            self._start(stack, link.watch(self.device.up, self.device.down, self._set_mtu))
             self._start(stack, routes.run())
             self._queue = self._start(stack, link.queue.keep())
             self._stack = stack.pop_all()
@@ -63,6 +67,23 @@ class Engine:
         finally:
             self._link.queue.leave()
             await self._queue
+
+    async def status(self, interface: str) -> DeviceStatus:
+        """Return what can be seen of the interface, under this name, and of its peers.
+
+        Others on the loop have their turn while it is put together, so the peers may not all be of
+        one moment.
+        """
+        peers: list[PeerStatus] = []
+        for piece in self.device.peer_statuses():
+            peers += piece
+            await asyncio.sleep(0)
+        head = self.device.status_head(interface)
+        return replace(head, mtu=self._mtu, rmem_max=rmem_max(), peers=tuple(peers))
+
+    def _set_mtu(self, mtu: int) -> None:
+        self._mtu = mtu
+        self._plane.set_mtu(mtu)
 
     def _start(
         self, stack: contextlib.ExitStack, endless: Coroutine[None, None, None]

@@ -1,12 +1,37 @@
 """Every error that is ours.  What the system refuses stays an OSError."""
 
+import enum
+
 
 class WgpyError(Exception):
     """What all errors of wgpy are."""
 
 
+class Refusal(enum.Enum):
+    """Why a handshake message is refused: stable codes.  C has some of its own (wg_refusal)."""
+
+    MALFORMED = "malformed"  # wrong size or type, or it does not authenticate
+    NO_PRIVATE_KEY = "no-private-key"  # we have none
+    UNKNOWN_INITIATOR = "unknown-initiator"  # a key that is nobody's here
+    OLD_TIMESTAMP = "old-timestamp"  # not later than all before (5.1)
+    TOO_SOON = "too-soon"  # after the one before
+    BAD_RESPONSE = "bad-response"  # it does not open: forged, or made with another preshared key
+    NO_INITIATION = "no-initiation"  # answers nothing that we sent, or not any more
+    BAD_COOKIE = "bad-cookie"  # answers nothing, or does not open
+    LOW_ORDER = "low-order"  # a public key of low order
+
+
 class BadMessage(WgpyError):
-    """A datagram that is not a valid WireGuard message; it is dropped and counted."""
+    """A datagram that is not a valid WireGuard message; it is dropped and counted.
+
+    `public_key` is the sender's as far as the message tells, which is no proof; empty: it does not.
+    """
+
+    def __init__(self, text: str, refusal: Refusal, public_key: bytes = b"") -> None:
+        """Take what the log and the tallies need."""
+        super().__init__(text)
+        self.refusal = refusal
+        self.public_key = public_key
 
 
 class ConfigError(WgpyError):

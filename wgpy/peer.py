@@ -19,7 +19,7 @@ from typing import Final
 from wgpy.config import ZERO_KEY, Endpoint, PeerChange, PeerSnapshot
 from wgpy.dataplane.plane import Plane
 from wgpy.dataplane.types import Session
-from wgpy.errors import BadMessage
+from wgpy.errors import BadMessage, Refusal
 from wgpy.log import NOTICE
 from wgpy.ports import Handle, Scheduler
 from wgpy.protocol.cookie import CookieGenerator
@@ -36,6 +36,7 @@ from wgpy.protocol.noise import (
 )
 from wgpy.protocol.tai64n import tai64n
 from wgpy.protocol.timers import REKEY_TIMEOUT_NS, Action, Timers
+from wgpy.tallies import Refusals
 from wgpy.units import NS_PER_S
 
 # Implementation constants, as the Linux kernel has them.
@@ -78,17 +79,25 @@ class Peer:
         "_services",
         "_timers",
         "_wall_offset_ns",
+        "attempts",
+        "attempts_since_ns",
+        "established_ns",
         "handshake",
         "initiated_ns",
         "last_handshake_ns",
         "public_key",
+        "refusals",
         "slot",
     )
 
     public_key: bytes
     slot: int
     handshake: Handshake
+    attempts: int  # initiations in a row that no session came of, so far or at last
+    attempts_since_ns: int  # when the first of them went out; 0: there are none
     last_handshake_ns: int  # wall clock; 0: never
+    established_ns: int  # the same by the plane's clock, which nobody sets
+    refusals: Refusals  # of messages that named this peer
     initiated_ns: int  # when our last initiation went out, 0: never; whatever else is forgotten
 
     def __init__(
@@ -106,7 +115,9 @@ class Peer:
         self.public_key = public_key
         self._preshared_key = ZERO_KEY
         self.handshake = Handshake.IDLE
-        self.last_handshake_ns = 0
+        self.attempts = self.attempts_since_ns = 0
+        self.last_handshake_ns = self.established_ns = 0
+        self.refusals = Refusals()
         self._services = services
         self._plane = services.plane
         self._local = local
@@ -137,10 +148,15 @@ class Peer:
         BadMessage when the public key is of low order, or while we have no identity.
         """
         if self._local is None:
-            raise BadMessage("no private key is set")
+            raise BadMessage("no private key is set", Refusal.NO_PRIVATE_KEY)
         if self._remote is None:
             self._remote = RemoteStatic(self.public_key, self._local.exchange(self.public_key))
         return self._remote
+
+    @property
+    def persistent_keepalive_s(self) -> int:
+        """The interval in seconds, 0 for none."""
+        return self._timers.persistent_keepalive_s
 
     def set_identity(self, local: StaticKey | None) -> None:
         """Become somebody else: sessions end, and a handshake may start at once."""
@@ -185,7 +201,7 @@ class Peer:
             last_handshake_ns=self.last_handshake_ns,
             tx_bytes=stats.tx_bytes,
             rx_bytes=stats.rx_bytes,
-            persistent_keepalive_s=self._timers.persistent_keepalive_s,
+            persistent_keepalive_s=self.persistent_keepalive_s,
             allowed_ips=tuple(self._plane.allowed_ips(self.slot)),
         )
 
@@ -267,22 +283,22 @@ class Peer:
         BadMessage when it is not genuine, or we wait for none.
         """
         if self._initiator is None or self._local is None:
-            raise BadMessage("response to no initiation")
+            raise BadMessage("response to no initiation", Refusal.NO_INITIATION)
         keys = read_response_untrusted(self._local, self._initiator, message, self._preshared_key)
         self._initiator = None  # its index becomes the session's
         self._plane.peer_received(self.slot, source, len(message), now_ns)
         self._begin_session(keys, now_ns)
-        self._complete_handshake()
+        self._complete_handshake(now_ns)
         self._plane.kick(self.slot, keepalive=True)  # confirms the session to the peer
         self._arm()
 
-    def confirm_key(self) -> None:
+    def confirm_key(self, now_ns: int) -> None:
         """Use the session of our response, for the peer does (6.3)."""
         if not self._running:
             return
         self._plane.confirm_keypair(self.slot)
         self._forget_handshake()
-        self._complete_handshake()
+        self._complete_handshake(now_ns)
         self._plane.kick(self.slot, keepalive=False)
         self._arm()
 
@@ -292,10 +308,11 @@ class Peer:
 
     def _refuse_replay(self, timestamp: bytes, now_ns: int) -> None:
         if timestamp <= self._greatest_timestamp:
-            raise BadMessage("replayed initiation")
+            raise BadMessage("replayed initiation", Refusal.OLD_TIMESTAMP, self.public_key)
         last_ns = self._last_initiation_ns
         if last_ns is not None and now_ns < last_ns + INITIATION_INTERVAL_NS:
-            raise BadMessage("initiations in too quick a succession")
+            text = "initiations in too quick a succession"
+            raise BadMessage(text, Refusal.TOO_SOON, self.public_key)
 
     def _initiate(self, now_ns: int) -> None:
         """Send an initiation (5.4.2), unless the gate is shut or the peer cannot be reached.
@@ -318,8 +335,16 @@ class Peer:
         _log.debug("%s: sending an initiation", self)
         self.initiated_ns = now_ns
         self._send_handshake(message, now_ns)
+        self._count_attempt(now_ns)
         self._enter(Handshake.INITIATED)
         self._timers.handshake_initiated(now_ns)
+
+    def _count_attempt(self, now_ns: int) -> None:
+        """Count an initiation, from 1 again after those before were given up."""
+        if not self.attempts or self.handshake is Handshake.GIVEN_UP:
+            self.attempts = 0
+            self.attempts_since_ns = now_ns
+        self.attempts += 1
 
     def _write_initiation(self, now_ns: int) -> bytes:
         remote = self.remote_static()
@@ -351,9 +376,10 @@ class Peer:
         self._plane.install_keypair(self.slot, session)
         self._timers.session_derived(now_ns)
 
-    def _complete_handshake(self) -> None:
+    def _complete_handshake(self, now_ns: int) -> None:
         _log.debug("%s: session established", self)
         self._enter(Handshake.ESTABLISHED)
+        self.established_ns = now_ns
         self._gave_up = False
         self.last_handshake_ns = max(NS_PER_S, self._services.wall_clock())  # wg knows none before
         self._timers.handshake_complete()
@@ -373,6 +399,8 @@ class Peer:
     def _enter(self, handshake: Handshake) -> None:
         """Be here now; nothing else sets it."""
         self.handshake = handshake
+        if handshake in (Handshake.IDLE, Handshake.ESTABLISHED):
+            self.attempts = self.attempts_since_ns = 0
 
     def _forget_session(self) -> None:
         self._plane.drop_keypairs(self.slot)

@@ -53,6 +53,10 @@ class Sockets(Protocol):
     def features(self) -> Feature:
         """What they are able to do: UDP_GSO and UDP_GRO."""
 
+    @property
+    def buffers(self) -> tuple[int, int]:
+        """How many bytes each was given to receive and to send."""
+
     def set_fwmark(self, fwmark: int) -> None:
         """Mark what they send, 0 for no mark; OSError when that is not permitted."""
 

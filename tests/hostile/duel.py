@@ -15,6 +15,7 @@ from changes import PeerFields
 from core_numbers import SESSION_CURRENT, SESSION_NEXT
 from hostile.peer import INITIATION, RESPONSE, TRANSPORT, HostilePeer, Link
 from loopback import LOOPBACK, Host, Loop, packet
+from seen import refusals
 
 from wgpy.config import AllowedIP, Endpoint, PeerChange
 
@@ -70,8 +71,12 @@ class Duel:
         assert self.counter(name) == number
 
     def until_bad(self, number: int) -> None:
-        self.loop.until(lambda: self.host.device.bad_messages >= number)
-        assert self.host.device.bad_messages == number
+        self.loop.until(lambda: self.bad() >= number)
+        assert self.bad() == number
+
+    def bad(self) -> int:
+        """How many handshake messages were refused as not genuine."""
+        return sum(refusals(self.host.device).values()) - self.counter("rx_bad_mac1")
 
     # ---- what the peer does ------------------------------------------------------------------
 

@@ -70,7 +70,7 @@ def test_a_wrong_mac1_is_refused_before_all_else(duel: Duel) -> None:
         changed[at] ^= 0x80
         duel.peer.send(bytes(changed))
         duel.until_counted("rx_bad_mac1", number)
-    assert duel.host.device.bad_messages == 0
+    assert duel.bad() == 0
     duel.peer.send(message)
     duel.deliver(finish(duel.receive(RESPONSE)))
 

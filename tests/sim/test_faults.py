@@ -13,6 +13,7 @@ from core_numbers import (
     SESSION_CURRENT,
 )
 from fakes import S
+from seen import refusals
 from sim.network import Weather, watched
 from sim.world import Host, World
 
@@ -145,7 +146,7 @@ def test_starting_anew_costs_milliseconds_however_often(
         host.send(other)
         pair.advance(interval_s)
     assert pair.passes(host, other, POSTPONED_S)
-    assert other.device.bad_messages == 0
+    assert refusals(other.device) == {}
 
 
 def test_a_port_that_changes_in_the_middle_of_a_handshake_costs_milliseconds(pair: Pair) -> None:
@@ -311,7 +312,7 @@ def test_a_response_that_comes_after_the_next_attempt_is_refused(pair: Pair) -> 
     pair.advance(5.5)
     assert pair.b.plane.stats(0).sessions == 0
     pair.advance(4)
-    assert pair.b.device.bad_messages == 0  # its index is gone, so C refuses it
+    assert refusals(pair.b.device) == {}  # its index is gone, so C refuses it
     pair.network.weather = Weather()
     pair.advance(20)
     pair.converse()

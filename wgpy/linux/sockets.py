@@ -20,12 +20,14 @@ import re
 import socket
 import struct
 from collections.abc import Sequence
+from pathlib import Path
 
 from wgpy.ports import Feature
 
 BUFFER_LEN = 7 << 20  # bytes each way; the default of 208 KiB drops at speed
 SEND_BUFFER_LEN = 32 << 20  # which the kernel doubles; half of that is the most fq_codel(8) holds
 PORT_ATTEMPTS = 100  # for a random port that both families give us
+RMEM_MAX = Path("/proc/sys/net/core/rmem_max")
 GRO_FROM_LINUX = (5, 12)  # before, UDP_GRO is there but not to be trusted
 MISSING_FAMILY = (errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.EADDRNOTAVAIL)
 
@@ -50,16 +52,17 @@ class BoundSockets:
     """The sockets of each worker.
 
     fds has a pair of descriptors for each, IPv4 and IPv6, -1 for a missing family; features are
-    those of Feature that concern UDP.
+    those of Feature that concern UDP; buffers is how many bytes each got to receive and to send.
     """
 
-    __slots__ = ("_sockets", "fds", "features", "port")
+    __slots__ = ("_sockets", "buffers", "fds", "features", "port")
 
     def __init__(self, pairs: Sequence[Pair], features: Feature) -> None:
         """Take over bound sockets, one pair at least."""
         self._sockets = _present(pairs)
         self.features = features
         self.port: int = self._sockets[0].getsockname()[1]
+        self.buffers = _buffers(self._sockets[0])
         self.fds = tuple((_descriptor(udp4), _descriptor(udp6)) for udp4, udp6 in pairs)
 
     def set_fwmark(self, fwmark: int) -> None:
@@ -97,8 +100,19 @@ def open_sockets(
         for udp in _present(pairs):
             udp.close()
         raise
-    _tell_of_small_buffers(_present(pairs)[0])
+    _tell_of_small_buffers(*sockets.buffers)
     return sockets
+
+
+def rmem_max() -> int | None:
+    """Read net.core.rmem_max, bytes, None where it cannot be read (containers).
+
+    Who may not force a receive buffer gets no more than that.
+    """
+    try:
+        return int(RMEM_MAX.read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def _present(pairs: Sequence[Pair]) -> list[socket.socket]:
@@ -187,11 +201,15 @@ def _configure(udp: socket.socket) -> None:
             udp.setsockopt(socket.SOL_SOCKET, polite, BUFFER_LEN)
 
 
-def _tell_of_small_buffers(udp: socket.socket) -> None:
+def _buffers(udp: socket.socket) -> tuple[int, int]:
     received, sent = (
         udp.getsockopt(socket.SOL_SOCKET, option) // 2  # the kernel doubles what is asked for
         for option in (socket.SO_RCVBUF, socket.SO_SNDBUF)
     )
+    return received, sent
+
+
+def _tell_of_small_buffers(received: int, sent: int) -> None:
     if received < BUFFER_LEN or sent < SEND_BUFFER_LEN:
         text = "not permitted to have large socket buffers: %d KiB to receive, %d KiB to send"
         _log.info(text, received >> 10, sent >> 10)

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 
-from wgpy.errors import BadMessage
+from wgpy.errors import BadMessage, Refusal
 from wgpy.protocol.messages import MAC_LEN, parse_cookie_reply_untrusted
 from wgpy.units import NS_PER_S
 
@@ -69,12 +69,13 @@ class CookieGenerator:
         """
         message = parse_cookie_reply_untrusted(reply)
         if self._unanswered_mac1 is None:
-            raise BadMessage("cookie reply to nothing")
+            raise BadMessage("cookie reply to nothing", Refusal.BAD_COOKIE)
         aead, nonce = _xchacha20poly1305(self._cookie_key, message.nonce)
         try:
             cookie = aead.decrypt(nonce, message.encrypted_cookie, self._unanswered_mac1)
         except InvalidTag:
-            raise BadMessage("cookie reply that does not authenticate") from None
+            text = "cookie reply that does not authenticate"
+            raise BadMessage(text, Refusal.BAD_COOKIE) from None
         self._cookie = cookie
         self._expires_ns = now_ns + COOKIE_LIFETIME_NS
         self._unanswered_mac1 = None

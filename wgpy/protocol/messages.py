@@ -10,7 +10,7 @@ from enum import IntEnum
 from struct import Struct
 from typing import Any
 
-from wgpy.errors import BadMessage
+from wgpy.errors import BadMessage, Refusal
 
 MAC_LEN = 16
 MACS_LEN = 2 * MAC_LEN
@@ -102,8 +102,9 @@ def pack_response(message: ResponseMessage) -> bytes:
 
 def _fields(layout: Struct, length: int, expected: MessageType, data: bytes) -> tuple[Any, ...]:
     if len(data) != length:
-        raise BadMessage(f"{expected.name} of {len(data)} bytes")
+        raise BadMessage(f"{expected.name} of {len(data)} bytes", Refusal.MALFORMED)
     message_type, *fields = layout.unpack_from(data)
     if message_type != expected:
-        raise BadMessage(f"type word {message_type:#x} where {expected.name} was expected")
+        text = f"type word {message_type:#x} where {expected.name} was expected"
+        raise BadMessage(text, Refusal.MALFORMED)
     return tuple(fields)

@@ -18,7 +18,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-from wgpy.errors import BadMessage
+from wgpy.errors import BadMessage, Refusal
 from wgpy.protocol.messages import (
     InitiationMessage,
     ResponseMessage,
@@ -146,7 +146,8 @@ def read_initiation_untrusted(
 
     remote = find_remote(public_key)
     if remote is None:
-        raise BadMessage("initiation from an unknown peer")
+        text = "initiation from an unknown peer"
+        raise BadMessage(text, Refusal.UNKNOWN_INITIATOR, public_key)
     chaining_key, key = _kdf2(chaining_key, remote.static_static)
     timestamp = _open(key, initiation.encrypted_timestamp, hash_)
     hash_ = _mix_hash(hash_, initiation.encrypted_timestamp)
@@ -198,7 +199,7 @@ def read_response_untrusted(
     """
     response = parse_response_untrusted(message)
     if response.receiver_index != state.local_index:
-        raise BadMessage("response to another initiation")
+        raise BadMessage("response to another initiation", Refusal.NO_INITIATION)
     chaining_key, key, hash_ = _mix_response(
         state.chaining_key,
         state.hash,
@@ -207,7 +208,7 @@ def read_response_untrusted(
         local.exchange(response.ephemeral_public),
         preshared_key,
     )
-    _open(key, response.encrypted_nothing, hash_)
+    _open(key, response.encrypted_nothing, hash_, Refusal.BAD_RESPONSE)
     send_key, receive_key = _kdf2(chaining_key, b"")
     return TransportKeys(
         send_key, receive_key, state.local_index, response.sender_index, initiator=True
@@ -234,7 +235,7 @@ def _exchange(private_key: X25519PrivateKey, public_key: bytes) -> bytes:
     try:
         return private_key.exchange(X25519PublicKey.from_public_bytes(public_key))
     except ValueError:
-        raise BadMessage("public key of low order") from None
+        raise BadMessage("public key of low order", Refusal.LOW_ORDER) from None
 
 
 def _mix_hash(hash_: bytes, data: bytes) -> bytes:
@@ -271,8 +272,10 @@ def _seal(key: bytes, plaintext: bytes, hash_: bytes) -> bytes:
     return ChaCha20Poly1305(key).encrypt(_ZERO_NONCE, plaintext, hash_)
 
 
-def _open(key: bytes, ciphertext: bytes, hash_: bytes) -> bytes:
+def _open(
+    key: bytes, ciphertext: bytes, hash_: bytes, otherwise: Refusal = Refusal.MALFORMED
+) -> bytes:
     try:
         return ChaCha20Poly1305(key).decrypt(_ZERO_NONCE, ciphertext, hash_)
     except InvalidTag:
-        raise BadMessage("handshake message that does not authenticate") from None
+        raise BadMessage("handshake message that does not authenticate", otherwise) from None
