@@ -30,7 +30,7 @@ class FakeInbox:
         return bool(self._urgent or self._messages or self._wants or self._unheard)
 
     def pend(self, slot: int, bit: str) -> None:
-        """Tell of a key, a timer or a loop of the peer."""
+        """Tell of a key, a timer, a loop or a move of the peer."""
         self._urgent.setdefault(slot, set()).add(bit)
 
     def want(self, slot: int, heard_ns: int) -> None:
@@ -70,6 +70,7 @@ class FakeInbox:
                     key_confirmed="key_confirmed" in bits,
                     timer_armed="timer_armed" in bits,
                     loop_seen="loop_seen" in bits,
+                    endpoint_moved="endpoint_moved" in bits,
                 )
             )
         while self._messages and len(events) < limit - limit // 4:

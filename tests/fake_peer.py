@@ -44,6 +44,7 @@ class FakePeer:
     previous: FakeKeypair | None = None
     next: FakeKeypair | None = None
     kicks: list[bool] = field(default_factory=list)  # `keepalive` of each
+    moved: bool = False  # which was said, and not asked for again
     tx_packets: int = 0
     rx_packets: int = 0
     drops: dict[str, Counted] = field(default_factory=dict)  # by reason

@@ -177,6 +177,9 @@ class FakePlane(Plane):
         drops = list(peer.drops.values())
         return PeerFacts(peer.tx_packets, peer.rx_packets, session_ns, peer.is_looped, drops)
 
+    def watch_endpoint(self, slot: int) -> None:
+        self.peers[slot].moved = False
+
     def kick(self, slot: int, *, keepalive: bool) -> None:
         peer = self.peers[slot]
         peer.kicks.append(keepalive)
@@ -439,6 +442,9 @@ class FakePlane(Plane):
 
     def _stamp_received(self, peer: FakePeer, source: Endpoint, length: int, *, data: bool) -> None:
         now_ns, stats = self._loop.now_ns, peer.stats
+        if source != stats.endpoint and not peer.moved:
+            peer.moved = True
+            self._pend(peer.slot, "endpoint_moved")
         first = data and not stats.rx_unanswered_since_ns
         self._update(
             peer.slot,

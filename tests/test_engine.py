@@ -18,9 +18,12 @@ from wgpy.dataplane.types import MessageEvent, PendingEvent
 from wgpy.device import STATUSES_PER_TURN
 from wgpy.engine import Engine
 from wgpy.errors import DataThreadError, LinkDeletedError
+from wgpy.events import PeerAdded, PeerRemoved
 from wgpy.linux.sockets import open_sockets
 from wgpy.linux.tun import Tun
 from wgpy.ports import Feature
+
+KEY = bytes(range(32))
 
 
 class DyingPlane(Plane):
@@ -147,5 +150,15 @@ def test_others_have_their_turn_while_a_status_is_put_together() -> None:
                 await asyncio.sleep(0)
                 turns += 1
             assert turns > len(peers) / STATUSES_PER_TURN
+
+    asyncio.run(scenario())
+
+
+def test_events_go_on_to_the_end_of_the_interface() -> None:
+    async def scenario() -> None:
+        with running(Plane(), FakeLink()) as engine:
+            stream = engine.events()
+            engine.device.configure(DeviceChange(peers=(PeerChange(KEY),)))
+        assert [event async for event in stream] == [PeerAdded(KEY), PeerRemoved(KEY)]
 
     asyncio.run(scenario())

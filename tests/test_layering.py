@@ -17,6 +17,7 @@ ROOMS: list[dict[str, set[str]]] = [
     {"wgpy.config": {"wgpy.errors"}},
     {
         "wgpy.addresses": {"wgpy.config"},
+        "wgpy.events": {"wgpy.config"},
         "wgpy.ports": {"wgpy.config"},
         "wgpy.protocol": {"wgpy.errors", "wgpy.units"},
     },
@@ -26,6 +27,7 @@ ROOMS: list[dict[str, set[str]]] = [
         "wgpy.status": {"wgpy.addresses", "wgpy.config", "wgpy.protocol"},
     },
     {
+        "wgpy.moves": {"wgpy.config", "wgpy.dataplane", "wgpy.ports", "wgpy.units"},
         "wgpy.tallies": {
             "wgpy.addresses",
             "wgpy.config",
@@ -41,6 +43,7 @@ ROOMS: list[dict[str, set[str]]] = [
             "wgpy.config",
             "wgpy.dataplane",
             "wgpy.errors",
+            "wgpy.events",
             "wgpy.log",
             "wgpy.ports",
             "wgpy.protocol",
@@ -54,7 +57,9 @@ ROOMS: list[dict[str, set[str]]] = [
             "wgpy.config",
             "wgpy.dataplane",
             "wgpy.errors",
+            "wgpy.events",
             "wgpy.facts",
+            "wgpy.moves",
             "wgpy.peer",
             "wgpy.ports",
             "wgpy.protocol",
@@ -68,6 +73,7 @@ ROOMS: list[dict[str, set[str]]] = [
             "wgpy.dataplane",
             "wgpy.device",
             "wgpy.errors",
+            "wgpy.events",
             "wgpy.linux",
             "wgpy.ports",
             "wgpy.status",

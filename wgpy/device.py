@@ -26,7 +26,9 @@ from wgpy.config import (
 from wgpy.dataplane.plane import MAX_PEERS, Plane
 from wgpy.dataplane.types import MessageEvent, PendingEvent, PlaneIO, WorkerIO
 from wgpy.errors import BadMessage, ConfigError, Refusal
+from wgpy.events import EndpointMoved, Event, PeerAdded, PeerRemoved
 from wgpy.facts import peer_status
+from wgpy.moves import Moves
 from wgpy.peer import Peer, PeerServices
 from wgpy.ports import Feature, Handle, OpenSockets, Scheduler, Sockets
 from wgpy.protocol.cookie import cookie_key, mac1_key
@@ -69,7 +71,8 @@ class Device:
         self._open_sockets = open_sockets
         self._tun_fds = tun_fds
         self._tun_features = tun_features
-        self._services = PeerServices(plane, scheduler, wall_clock, randbelow)
+        self._services = PeerServices(plane, scheduler, wall_clock, randbelow, self._tell)
+        self._moves = Moves(plane, scheduler, self._tell_of_move)
 
         self._private_key = ZERO_KEY
         self._identity: StaticKey | None = None
@@ -88,6 +91,7 @@ class Device:
         self._refusal = ""  # why there is none
 
         self._refusals = Refusals()  # of messages that named no peer of ours
+        self.on_event: Callable[[Event], None] = lambda event: None  # as it happens
 
     # ---- link --------------------------------------------------------------------------------
 
@@ -140,6 +144,7 @@ class Device:
     def close(self) -> None:
         """Go down, and forget the peers and who we are."""
         self.down()
+        self._moves.close()
         for peer in list(self._peers.values()):
             self._remove_peer(peer)
         self._become(ZERO_KEY)
@@ -379,6 +384,7 @@ class Device:
         peer = Peer(public_key, self._identity, self._services, self._forgotten_ns)
         self._peers[public_key] = peer
         self._peers_by_slot[peer.slot] = peer
+        self._tell(PeerAdded(public_key))
         return peer
 
     def _remove_peer(self, peer: Peer) -> None:
@@ -386,7 +392,15 @@ class Device:
         del self._peers_by_slot[peer.slot]
         self._loops.pop(peer.slot, None)
         self._forgotten_ns = max(self._forgotten_ns, peer.initiated_ns)
+        self._moves.forget(peer.slot)
         peer.close()
+        self._tell(PeerRemoved(peer.public_key))
+
+    def _tell(self, event: Event) -> None:
+        self.on_event(event)
+
+    def _tell_of_move(self, slot: int, endpoint: Endpoint) -> None:
+        self._tell(EndpointMoved(self._peers_by_slot[slot].public_key, endpoint))
 
     # ---- events ------------------------------------------------------------------------------
 
@@ -415,6 +429,8 @@ class Device:
         if event.loop_seen:
             self._loops.setdefault(event.slot, False)
             self.on_suspicion()
+        if event.endpoint_moved:
+            self._moves.moved(event.slot, now_ns)
 
     # ---- handshake messages ------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from wgpy.dataplane.plane import Plane
 from wgpy.device import Device
 from wgpy.errors import DataThreadError, LinkDeletedError
+from wgpy.events import EventHub, EventStream
 from wgpy.linux.boottime import BoottimeScheduler
 from wgpy.linux.routes import RouteWatch
 from wgpy.linux.sockets import rmem_max
@@ -33,9 +34,12 @@ class Engine:
         loop = asyncio.get_running_loop()
         self._end: asyncio.Future[str] = loop.create_future()
         self._mtu: int | None = None  # not known yet
+        self._hub = EventHub()
         with contextlib.ExitStack() as stack:
             scheduler = stack.enter_context(contextlib.closing(BoottimeScheduler(loop)))
             self.device = Device(plane, open_sockets, scheduler, tun.fds, tun.features)
+            stack.callback(self._hub.close)  # after the device has told how it ended
+            self.device.on_event = self._hub.tell
             stack.enter_context(contextlib.closing(self.device))
             loop.add_reader(plane.event_fd, self._on_plane_event)
             stack.callback(loop.remove_reader, plane.event_fd)
@@ -80,6 +84,10 @@ class Engine:
             await asyncio.sleep(0)
         head = self.device.status_head(interface)
         return replace(head, mtu=self._mtu, rmem_max=rmem_max(), peers=tuple(peers))
+
+    def events(self) -> EventStream:
+        """Return a stream of what happens from now on, for its user to close."""
+        return self._hub.listen()
 
     def _set_mtu(self, mtu: int) -> None:
         self._mtu = mtu

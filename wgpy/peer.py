@@ -20,6 +20,7 @@ from wgpy.config import ZERO_KEY, Endpoint, PeerChange, PeerSnapshot
 from wgpy.dataplane.plane import Plane
 from wgpy.dataplane.types import Session
 from wgpy.errors import BadMessage, Refusal
+from wgpy.events import Event, HandshakeDone
 from wgpy.log import NOTICE
 from wgpy.ports import Handle, Scheduler
 from wgpy.protocol.cookie import CookieGenerator
@@ -57,6 +58,7 @@ class PeerServices:
     scheduler: Scheduler
     wall_clock: Callable[[], int]  # Unix time in nanoseconds
     randbelow: Callable[[int], int]  # n -> a random integer from 0 to n - 1
+    tell: Callable[[Event], None]  # whoever wants to know what happens
 
 
 class Peer:
@@ -383,6 +385,7 @@ class Peer:
         self._gave_up = False
         self.last_handshake_ns = max(NS_PER_S, self._services.wall_clock())  # wg knows none before
         self._timers.handshake_complete()
+        self._services.tell(HandshakeDone(self.public_key))
 
     def _send_handshake(self, message: bytes, now_ns: int) -> None:
         """Send message 1 or 2.  A failure is like a loss on the way: the timers see to it."""

@@ -202,10 +202,12 @@ enum wg_event_kind {
 };
 
 enum wg_pending {
-    WG_WANT_HANDSHAKE = 1, /* there is traffic and no (fresh) session */
-    WG_KEY_CONFIRMED = 2,  /* the next keypair was used by the peer: call wg_keypair_confirm */
-    WG_TIMER_ARMED = 4,    /* a stamp moved so that a deadline lies before the wake time */
-    WG_LOOP_SEEN = 8,      /* a message of ours to the peer came out of the TUN, for the peer */
+    WG_WANT_HANDSHAKE = 1,  /* there is traffic and no (fresh) session */
+    WG_KEY_CONFIRMED = 2,   /* the next keypair was used by the peer: call wg_keypair_confirm */
+    WG_TIMER_ARMED = 4,     /* a stamp moved so that a deadline lies before the wake time */
+    WG_LOOP_SEEN = 8,       /* a message of ours to the peer came out of the TUN, for the peer */
+    WG_ENDPOINT_MOVED = 16, /* the peer speaks from another address or port, see
+                               wg_peer_watch_endpoint */
 };
 
 typedef struct {
@@ -316,6 +318,9 @@ int wg_peer_set_wake(wg_device *device, uint32_t slot, uint64_t wake_ns);
 int wg_peer_rearm_keepalive(wg_device *device, uint32_t slot, uint64_t since_ns);
 int wg_peer_stats_read(wg_device *device, uint32_t slot, wg_peer_stats *stats);
 int wg_peer_facts_read(wg_device *device, uint32_t slot, uint64_t now_ns, wg_peer_facts *facts);
+/* C raises ENDPOINT_MOVED for a new peer, and again only after this: a peer that moves with each
+ * packet keeps nobody busy. */
+int wg_peer_watch_endpoint(wg_device *device, uint32_t slot);
 int wg_peer_kick(wg_device *device, uint32_t slot, uint32_t kinds);
 int wg_peer_drop_staged(wg_device *device, uint32_t slot);
 /* A handshake message of the peer was authenticated: roam, count, stamp. */

@@ -87,6 +87,7 @@ def event_from_c(c: Any) -> PendingEvent | MessageEvent:
             key_confirmed=bool(c.pending & lib.WG_KEY_CONFIRMED),
             timer_armed=bool(c.pending & lib.WG_TIMER_ARMED),
             loop_seen=bool(c.pending & lib.WG_LOOP_SEEN),
+            endpoint_moved=bool(c.pending & lib.WG_ENDPOINT_MOVED),
         )
     source = endpoint_from_c(c.source)
     assert source is not None, "every datagram has a source"

@@ -20,18 +20,37 @@ wg_endpoint wg_peer_endpoint(struct wg_peer *peer)
     return endpoint;
 }
 
-void wg_peer_roam(struct wg_peer *peer, const wg_endpoint *source)
+/* Returns whether it is another address or port. */
+static bool endpoint_set(struct wg_peer *peer, const wg_endpoint *source)
 {
     wg_endpoint endpoint = *source;
 
     pthread_spin_lock(&peer->endpoint_lock);
     if (wg_endpoint_is_same_path(&endpoint, &peer->endpoint))
         endpoint.source_refused = peer->endpoint.source_refused;
-    if (wg_endpoint_is_same_address(&endpoint, &peer->endpoint))
+    bool moved = !wg_endpoint_is_same_address(&endpoint, &peer->endpoint);
+    if (!moved)
         endpoint.looped = peer->endpoint.looped;
     if (memcmp(&peer->endpoint, &endpoint, sizeof(endpoint)) != 0)
         peer->endpoint = endpoint;
     pthread_spin_unlock(&peer->endpoint_lock);
+    return moved;
+}
+
+void wg_peer_roam(struct wg_peer *peer, const wg_endpoint *source)
+{
+    if (wg_unlikely(endpoint_set(peer, source)) && !atomic_exchange(&peer->moved, true))
+        wg_event_pend(peer, WG_ENDPOINT_MOVED);
+}
+
+int wg_peer_watch_endpoint(wg_device *device, uint32_t slot)
+{
+    struct wg_peer *peer = wg_peer_find(device, slot);
+
+    if (!peer)
+        return -ENOENT;
+    atomic_store(&peer->moved, false);
+    return 0;
 }
 
 int wg_peer_set_endpoint(wg_device *device, uint32_t slot, const wg_endpoint *endpoint)
@@ -42,7 +61,7 @@ int wg_peer_set_endpoint(wg_device *device, uint32_t slot, const wg_endpoint *en
         return -ENOENT;
     if (endpoint->family != AF_INET && endpoint->family != AF_INET6 && endpoint->family != 0)
         return -EINVAL;
-    wg_peer_roam(peer, endpoint);
+    endpoint_set(peer, endpoint);
     return 0;
 }
 

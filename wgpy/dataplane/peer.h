@@ -8,7 +8,8 @@
 void wg_peer_stamp_sent(struct wg_peer *peer, uint64_t bytes, uint32_t packets, uint64_t now_ns);
 void wg_peer_stamp_received(struct wg_peer *peer, uint64_t bytes, uint32_t packets,
                             uint64_t now_ns);
-void wg_peer_roam(struct wg_peer *peer, const wg_endpoint *source); /* set if different */
+/* Sets the endpoint if it is different. Raises ENDPOINT_MOVED if that is watched. */
+void wg_peer_roam(struct wg_peer *peer, const wg_endpoint *source);
 wg_endpoint wg_peer_endpoint(struct wg_peer *peer);
 /* WANT_HANDSHAKE, unless the gate is shut. */
 void wg_peer_ask_handshake(struct wg_peer *peer, uint64_t now_ns);

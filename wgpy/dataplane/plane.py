@@ -235,6 +235,10 @@ class Plane:
         checked(lib.wg_peer_facts_read(self._device, slot, self.now_ns(), c))
         return peer_facts_from_c(c)
 
+    def watch_endpoint(self, slot: int) -> None:
+        """Tell of the next move again; of its first a peer tells by itself."""
+        checked(lib.wg_peer_watch_endpoint(self._device, slot))
+
     def kick(self, slot: int, *, keepalive: bool) -> None:
         """Let the send thread send what is staged, or with `keepalive` at least an empty packet."""
         kinds = lib.WG_KICK_KEEPALIVE if keepalive else lib.WG_KICK_STAGED

@@ -92,6 +92,7 @@ struct wg_peer {
                                      threads set it, a new session clears it */
     _Atomic uint64_t yields_until_ns; /* until then it is WG_SENDER_YIELDING; send threads */
     _Atomic uint64_t tx_congested;    /* messages dropped for want of room; send threads */
+    atomic_bool moved; /* ENDPOINT_MOVED was raised: who roams sets it, control clears it */
     struct wg_tally_cell drops[WG_PEER_DROPS];
 
     struct wg_pending_place pending[WG_PENDING_LISTS]; /* events_lock */

@@ -94,6 +94,7 @@ class PendingEvent:
     key_confirmed: bool
     timer_armed: bool
     loop_seen: bool = False
+    endpoint_moved: bool = False
 
 
 @dataclass(frozen=True, slots=True)
