@@ -12,17 +12,16 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from socket import AF_INET, AF_INET6, if_nametoindex, inet_ntop, inet_pton
+from socket import AF_INET, AF_INET6, inet_ntop
 from typing import Any, Final, Protocol
 
-from wgpy.addresses import format_endpoint
+from wgpy.addresses import format_endpoint, parse_decimal, parse_endpoint, parse_prefix
 from wgpy.config import (
     KEY_LEN,
     ZERO_KEY,
     AllowedIP,
     DeviceChange,
     DeviceSnapshot,
-    Endpoint,
     PeerChange,
     PeerSnapshot,
 )
@@ -32,9 +31,6 @@ LINE_MAX: Final = 4096  # bytes; the longest sensible line has about 80
 REQUEST_MAX: Final = 64 << 20  # bytes; 10,000 peers with 131,000 allowed IPs take about 10 MiB
 _LINES_PER_CHUNK: Final = 1024  # of a reply, about 32 KiB
 
-_new_tuple = tuple.__new__  # AllowedIP() takes twice as long
-_V4_MAPPED: Final = bytes(10) + b"\xff\xff"  # RFC 4291, 2.5.5.2
-_PREFIX_LENGTHS: Final = {str(bits): bits for bits in range(129)}
 # A key takes 64 characters of hex or 44 of base64; addresses have dots or colons in between.
 _LOOKS_LIKE_A_KEY: Final = re.compile(r"[0-9A-Za-z+/]{40}")
 
@@ -58,18 +54,12 @@ def _parse_key(value: str) -> bytes:
     return key
 
 
-def _parse_decimal(value: str, maximum: int) -> int:
-    if not (value.isascii() and value.isdigit()) or (number := int(value)) > maximum:
-        raise ValueError
-    return number
-
-
 def _parse_u16(value: str) -> int:
-    return _parse_decimal(value, 0xFFFF)
+    return parse_decimal(value, 0xFFFF)
 
 
 def _parse_u32(value: str) -> int:
-    return _parse_decimal(value, 0xFFFFFFFF)
+    return parse_decimal(value, 0xFFFFFFFF)
 
 
 def _parse_true(value: str) -> bool:
@@ -83,37 +73,10 @@ def _parse_version(value: str) -> None:
         raise ValueError
 
 
-def _parse_zone(zone: str) -> int:
-    """Turn an interface name, or else a number, into an index (getaddrinfo's order, as in wg)."""
-    try:
-        return if_nametoindex(zone)
-    except OSError:
-        return _parse_u32(zone)
-
-
-def _parse_endpoint(value: str) -> Endpoint:
-    host, _, port_text = value.rpartition(":")
-    port = _parse_u16(port_text)
-    if not (host.startswith("[") and host.endswith("]")):
-        return Endpoint(inet_pton(AF_INET, host), port)
-    text, percent, zone = host[1:-1].partition("%")
-    address = inet_pton(AF_INET6, text)
-    scope_id = _parse_zone(zone) if percent else 0
-    if address.startswith(_V4_MAPPED):  # the IPv6 socket cannot send there, the IPv4 one can
-        return Endpoint(address[len(_V4_MAPPED) :], port)
-    return Endpoint(address, port, scope_id)
-
-
 def _parse_allowed_ip(value: str) -> AllowedIP:
-    text, slash, bits = value.partition("/")
-    if remove := text[:1] == "-":
-        text = text[1:]
-    address = inet_pton(AF_INET6 if ":" in text else AF_INET, text)
-    longest = 8 * len(address)
-    cidr = _PREFIX_LENGTHS.get(bits, 129) if slash else longest
-    if cidr > longest:
-        raise ValueError
-    return _new_tuple(AllowedIP, (address, cidr, remove))
+    if value[:1] == "-":
+        return parse_prefix(value[1:])._replace(remove=True)
+    return parse_prefix(value)
 
 
 # ---- set requests -------------------------------------------------------------------------------
@@ -130,7 +93,7 @@ _PEER_LINES: Final[_Lines] = {
     "remove": ("remove", _parse_true),
     "update_only": ("update_only", _parse_true),
     "preshared_key": ("preshared_key", _parse_key),
-    "endpoint": ("endpoint", _parse_endpoint),
+    "endpoint": ("endpoint", parse_endpoint),
     "persistent_keepalive_interval": ("persistent_keepalive_s", _parse_u16),
 }
 
