@@ -24,7 +24,7 @@ ROOMS: list[dict[str, set[str]]] = [
     {
         "wgpy.dataplane": {"wgpy.config", "wgpy.ports"},
         "wgpy.linux": {"wgpy.config", "wgpy.errors", "wgpy.ports", "wgpy.units"},
-        "wgpy.status": {"wgpy.addresses", "wgpy.config", "wgpy.protocol"},
+        "wgpy.status": {"wgpy.addresses", "wgpy.config", "wgpy.errors", "wgpy.protocol"},
     },
     {
         "wgpy.moves": {"wgpy.config", "wgpy.dataplane", "wgpy.ports", "wgpy.units"},

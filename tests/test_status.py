@@ -1,11 +1,19 @@
 """What a status holds, and what it never does."""
 
+import contextlib
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
+from typing import Any
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wgpy import status as status_module
 from wgpy.config import AllowedIP, Endpoint
+from wgpy.errors import StatusError
 from wgpy.protocol.handshake import Handshake
-from wgpy.status import DeviceStatus, PeerStatus, Tally, to_json
+from wgpy.status import DeviceStatus, PeerStatus, Tally, from_json_untrusted, to_json
 
 KEY = bytes(range(32))
 PEER = PeerStatus(
@@ -41,3 +49,151 @@ def test_every_fact_is_in_the_json() -> None:
 def test_there_is_no_place_for_a_secret() -> None:
     names = {field.name for kind in (DeviceStatus, PeerStatus, Tally) for field in fields(kind)}
     assert [name for name in names if "key" in name] == ["public_key"]
+
+
+# ---- and back ------------------------------------------------------------------------------------
+
+KEYS = st.binary(min_size=32, max_size=32)
+TEXTS = st.text(st.characters(categories=["L", "N", "P", "S"]), max_size=20)
+NAMES = st.text("abc-", min_size=1, max_size=9)
+COUNTS = st.integers(0, 2**64 - 1)
+AGES = st.none() | st.integers(0, 10**12).map(lambda ms: ms / 1000)
+ADDRESSES = st.binary(min_size=4, max_size=4) | st.binary(min_size=16, max_size=16).filter(
+    lambda address: not address.startswith(bytes(10))  # IPv4 inside IPv6 comes back as IPv4
+)
+ENDPOINTS = st.builds(Endpoint, ADDRESSES, st.integers(0, 0xFFFF))
+PREFIXES = ADDRESSES.flatmap(
+    lambda address: st.integers(0, 8 * len(address)).map(lambda cidr: AllowedIP(address, cidr))
+)
+TALLIES = st.builds(
+    Tally, NAMES, COUNTS, AGES, address=TEXTS, public_key=st.just(b"") | KEYS, errno=COUNTS
+)
+# What has another type than these has its own strategy by its type.
+st.register_type_strategy(Endpoint, ENDPOINTS)
+st.register_type_strategy(AllowedIP, PREFIXES)
+st.register_type_strategy(Tally, TALLIES)
+
+
+def anything_of(kind: Any, **others: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Every field has some value of its type."""
+    by_type = {
+        str: TEXTS,
+        str | None: st.none() | TEXTS,
+        int: COUNTS,
+        int | None: st.none() | COUNTS,
+        float | None: AGES,
+        bytes: KEYS,
+        bytes | None: st.none() | KEYS,
+        tuple[str, ...]: st.lists(NAMES, max_size=3).map(tuple),
+    }
+    own = {
+        field.name: by_type[field.type] if field.type in by_type else st.from_type(field.type)
+        for field in fields(kind)
+    }
+    return st.builds(kind, **(own | others))
+
+
+PEERS = anything_of(PeerStatus)
+STATUSES = anything_of(
+    DeviceStatus,
+    counters=st.dictionaries(NAMES, COUNTS, max_size=3),
+    peers=st.lists(PEERS, max_size=3).map(tuple),
+)
+
+
+def text_of(status: DeviceStatus, **changed: object) -> bytes:
+    return json.dumps(to_json(status) | changed).encode()
+
+
+@given(STATUSES)
+def test_every_fact_comes_back(status: DeviceStatus) -> None:
+    assert from_json_untrusted(text_of(status)) == status
+
+
+def test_what_an_older_daemon_does_not_tell_has_its_default() -> None:
+    read = from_json_untrusted(b'{"version": 1, "interface": "wg0", "peers": []}')
+    assert read == DeviceStatus("wg0")
+
+
+def test_what_a_newer_daemon_tells_besides_is_passed_over() -> None:
+    status = DeviceStatus("wg0", peers=(PEER,))
+    expected = from_json_untrusted(text_of(status))
+    assert from_json_untrusted(text_of(status, weather="fine")) == expected
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner),
+    max_leaves=9,
+)
+
+
+@given(st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
+def test_anything_is_a_status_or_refused(text: bytes) -> None:
+    with contextlib.suppress(StatusError):
+        assert isinstance(from_json_untrusted(text), DeviceStatus)
+
+
+@given(st.sampled_from(sorted(to_json(DeviceStatus("wg0")))), JSON)
+def test_no_member_breaks_the_reader(name: str, value: object) -> None:
+    with contextlib.suppress(StatusError):
+        assert isinstance(
+            from_json_untrusted(text_of(DeviceStatus("wg0"), **{name: value})), object
+        )
+
+
+@given(st.sampled_from([field.name for field in fields(PeerStatus)]), JSON)
+def test_no_member_of_a_peer_breaks_the_reader(name: str, value: object) -> None:
+    [peer] = to_json(DeviceStatus("wg0", peers=(PEER,)))["peers"]
+    with contextlib.suppress(StatusError):
+        text = text_of(DeviceStatus("wg0"), peers=[peer | {name: value}])
+        assert [type(peer) for peer in from_json_untrusted(text).peers] == [PeerStatus]
+
+
+HOSTILE = {
+    "nothing": b"",
+    "half a document": text_of(DeviceStatus("wg0"))[:-1],
+    "no UTF-8": b'{"version": 1, "interface": "\xff"}',
+    "a list": b"[]",
+    "no interface": b'{"version": 1}',
+    "a depth without end": b'{"version": 1, "peers": ' + b"[" * 100_000,
+    "a number without end": b'{"version": 1, "listen_port": ' + b"9" * 100_000 + b"}",
+    "a negative number": text_of(DeviceStatus("wg0"), listen_port=-1),
+    "a truth for a number": text_of(DeviceStatus("wg0"), listen_port=True),
+    "no number": text_of(DeviceStatus("wg0"), peers=[{"public_key": "", "session_age_s": "NaN"}]),
+    "infinity": b'{"version": 1, "interface": "wg0", "mtu": Infinity}',
+    "an age beyond all": b'{"version": 1, "interface": "wg0", "peers": [{"session_age_s": 1e999}]}',
+    "a long name": text_of(DeviceStatus("w" * 257)),
+    "a short key": text_of(DeviceStatus("wg0"), public_key="AAAA"),
+    "a key with blanks": text_of(
+        DeviceStatus("wg0"), public_key="A" * 20 + " " * 4 + "A" * 23 + "="
+    ),
+    "no address": text_of(DeviceStatus("wg0"), peers=[{"public_key": None, "endpoint": "x:1"}]),
+    "a text for a list": text_of(DeviceStatus("wg0"), features="abc"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_what_is_no_status_is_refused(case: str) -> None:
+    with pytest.raises(StatusError, match="not the JSON of a status"):
+        from_json_untrusted(HOSTILE[case])
+
+
+@pytest.mark.parametrize("version", [0, 2, None, "1"])
+def test_another_version_is_told_from_nonsense(version: object) -> None:
+    with pytest.raises(StatusError, match="another version"):
+        from_json_untrusted(text_of(DeviceStatus("wg0"), version=version))
+
+
+def test_what_is_too_long_is_not_even_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = text_of(DeviceStatus("wg0"))
+    monkeypatch.setattr(status_module, "DOCUMENT_MAX", len(text) - 1)
+    with pytest.raises(StatusError, match=f"a status of {len(text)} bytes"):
+        from_json_untrusted(text)
+
+
+def test_a_name_cannot_command_a_terminal() -> None:
+    status = DeviceStatus("w\x1b[2Jg\u202e\udc80", drops=(Tally("no-peer", 1, address="\r\n"),))
+    read = from_json_untrusted(text_of(status))
+    assert read.interface == r"w\x1b[2Jg\u202e\udc80"
+    assert read.drops == (replace(status.drops[0], address=r"\r\n"),)

@@ -48,6 +48,10 @@ class ConfigError(WgpyError):
         self.line = line
 
 
+class StatusError(WgpyError):
+    """What came from a status socket is no status: one line for the user."""
+
+
 class StartError(WgpyError):
     """Why there is no interface: one line for the user."""
 

@@ -1,20 +1,30 @@
-"""What can be seen of an interface and its peers: plain frozen data, and its form as JSON.
+"""What can be seen of an interface and its peers: plain frozen data, its form as JSON, and back.
 
 No private or preshared key has a place in it.  Times are ages in seconds before the status was
 taken, so that whoever reads it needs neither our clock nor an earlier status; None is never.
 What others can tell of themselves (`wg show NAME dump`) fits in as well: None is also unknown.
 """
 
-from base64 import b64encode
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final
+import json
+import math
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final, TypeVar
 
-from wgpy.addresses import format_endpoint, format_prefix
-from wgpy.config import AllowedIP, Endpoint
+from wgpy.addresses import format_endpoint, format_prefix, parse_endpoint, parse_prefix
+from wgpy.config import KEY_LEN, AllowedIP, Endpoint
+from wgpy.errors import StatusError
 from wgpy.protocol.handshake import Handshake
 
 VERSION: Final = 1  # of the JSON: another when something is gone or means something else
+DIRECTORY: Final = Path("/run/wgpy")  # of the sockets that give it, a line of JSON each time
+SUFFIX: Final = ".status"  # of their names, after the interface's
+DOCUMENT_MAX: Final = 64 << 20  # bytes of a line; 10,000 peers take about 7 MiB
+TEXT_MAX: Final = 256  # characters of a name, a reason, an address
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,3 +164,113 @@ def _age(seconds: float | None) -> float | None:
 
 def _key(key: bytes | None) -> str | None:
     return None if key is None else b64encode(key).decode()
+
+
+# ---- and back ------------------------------------------------------------------------------------
+
+
+def from_json_untrusted(text: bytes) -> DeviceStatus:
+    """Return the status whose JSON this is, of at most DOCUMENT_MAX bytes.
+
+    What is missing has its default and what is unknown is passed over, for the daemon may be older
+    or newer.  Characters that a terminal might take for commands are spelt out.  Raises
+    StatusError.
+    """
+    if len(text) > DOCUMENT_MAX:
+        raise StatusError(f"a status of {len(text)} bytes")
+    try:
+        members = _object(json.loads(text, parse_constant=_refuse))
+        if members.get("version") != VERSION:
+            raise StatusError("a status of another version of wgpy")
+        return _read(DeviceStatus, members)
+    except (ValueError, TypeError, OSError, RecursionError):
+        raise StatusError("not the JSON of a status") from None
+
+
+def _refuse(_: object) -> Any:
+    raise ValueError  # NaN and the infinities too
+
+
+def _read(kind: type[_T], value: object) -> _T:
+    """Make a dataclass of a JSON object, each field in the way of its type."""
+    readers = _FIELDS[kind]
+    members = _object(value).items()
+    return kind(**{name: readers[name](member) for name, member in members if name in readers})
+
+
+def _object(value: object) -> dict[str, object]:
+    if not isinstance(value, dict):
+        raise ValueError
+    return value
+
+
+def _each(read: Callable[[object], _T]) -> Callable[[object], tuple[_T, ...]]:
+    def read_list(value: object) -> tuple[_T, ...]:
+        if not isinstance(value, list):
+            raise ValueError
+        return tuple(map(read, value))
+
+    return read_list
+
+
+def _or_none(read: Callable[[object], _T]) -> Callable[[object], _T | None]:
+    return lambda value: None if value is None else read(value)
+
+
+def _read_text(value: object) -> str:
+    if not isinstance(value, str) or len(value) > TEXT_MAX:
+        raise ValueError
+    if value.isprintable():
+        return value
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in value)
+
+
+def _read_number(value: object) -> int:
+    if type(value) is not int or not 0 <= value < 1 << 64:  # True is an int as well
+        raise ValueError
+    return value
+
+
+def _read_age(value: object) -> float:
+    if type(value) not in (int, float) or not math.isfinite(value):  # type: ignore[arg-type]
+        raise ValueError
+    return float(value)  # type: ignore[arg-type]
+
+
+def _read_flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError
+    return value
+
+
+def _read_key(value: object) -> bytes:
+    key = b64decode(_read_text(value), validate=True)
+    if len(key) != KEY_LEN:
+        raise ValueError
+    return key
+
+
+_READERS: Final[Mapping[object, Callable[[object], object]]] = {
+    str: _read_text,
+    str | None: _or_none(_read_text),
+    tuple[str, ...]: _each(_read_text),
+    int: _read_number,
+    int | None: _or_none(_read_number),
+    Mapping[str, int]: lambda value: {
+        _read_text(name): _read_number(number) for name, number in _object(value).items()
+    },
+    float | None: _or_none(_read_age),
+    bool: _read_flag,
+    bool | None: _or_none(_read_flag),
+    bytes: _read_key,
+    bytes | None: _or_none(_read_key),
+    Endpoint | None: _or_none(lambda value: parse_endpoint(_read_text(value))),
+    tuple[AllowedIP, ...]: _each(lambda value: parse_prefix(_read_text(value))),
+    Handshake | None: _or_none(Handshake),
+    tuple[Tally, ...]: _each(lambda value: _read(Tally, value)),
+    tuple[PeerStatus, ...]: _each(lambda value: _read(PeerStatus, value)),
+}
+_FIELDS: Final[Mapping[object, Mapping[str, Callable[[object], object]]]] = {
+    kind: {field.name: _READERS[field.type] for field in fields(kind)}
+    for kind in (DeviceStatus, PeerStatus, Tally)
+}
