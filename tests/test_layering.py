@@ -80,6 +80,7 @@ ROOMS: list[dict[str, set[str]]] = [
         },
     },
     {
+        "wgpy.ctl": {"wgpy.errors", "wgpy.status"},
         "wgpy.daemon": {
             "wgpy.dataplane",
             "wgpy.engine",

@@ -1,0 +1,1 @@
+"""The command wgpyctl: looks at WireGuard interfaces and says what is wrong."""
