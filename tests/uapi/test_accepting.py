@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from serving import EMPTY_REPLY, GET, FakeDevice
 
-from wgpy.uapi import server as server_module
+from wgpy.uapi import listener as listener_module
 from wgpy.uapi.server import UapiServer
 from wgpy.uapi.socket_file import open_socket
 
@@ -109,7 +109,7 @@ def test_a_client_is_answered_when_the_shortage_is_over(
                 assert await ask(client) == EMPTY_REPLY
             assert listener.failures == 0
 
-    monkeypatch.setattr(server_module, "ACCEPT_PAUSE_S", 0.001)
+    monkeypatch.setattr(listener_module, "ACCEPT_PAUSE_S", 0.001)
     run(scenario())
     (record,) = caplog.records
     assert record.getMessage().endswith(os.strerror(code))
@@ -131,7 +131,7 @@ def test_a_shortage_costs_one_try_a_pause_and_nothing_grows(
                 assert listener.tries == 1
                 assert sys.getallocatedblocks() - before < 1000
 
-    monkeypatch.setattr(server_module, "ACCEPT_PAUSE_S", NEVER_S)
+    monkeypatch.setattr(listener_module, "ACCEPT_PAUSE_S", NEVER_S)
     run(scenario())
 
 
@@ -147,7 +147,7 @@ def test_the_end_does_not_wait_for_the_pause(
         with client:
             assert await ask(client) == b""
 
-    monkeypatch.setattr(server_module, "ACCEPT_PAUSE_S", NEVER_S)
+    monkeypatch.setattr(listener_module, "ACCEPT_PAUSE_S", NEVER_S)
     run(scenario())
 
 
@@ -162,7 +162,7 @@ def test_a_client_that_finds_no_descriptor_gets_one_that_becomes_free(
                         await asyncio.sleep(0.001)
                 assert await ask(client) == EMPTY_REPLY
 
-    monkeypatch.setattr(server_module, "ACCEPT_PAUSE_S", 0.001)
+    monkeypatch.setattr(listener_module, "ACCEPT_PAUSE_S", 0.001)
     run(scenario())
 
 
@@ -185,7 +185,7 @@ def test_where_no_descriptor_becomes_free_the_client_idle_for_longest_makes_room
                     assert await ask(second) == b""
                     assert await ask(first) == await ask(third) == EMPTY_REPLY
 
-    monkeypatch.setattr(server_module, "ACCEPT_PAUSE_S", 0.001)
+    monkeypatch.setattr(listener_module, "ACCEPT_PAUSE_S", 0.001)
     run(scenario())
 
 
@@ -201,7 +201,7 @@ def test_a_shortage_of_the_host_is_no_reason_to_drop_a_client(
                 assert await ask(new) == EMPTY_REPLY
                 assert await ask(idle) == EMPTY_REPLY
 
-    monkeypatch.setattr(server_module, "ACCEPT_PAUSE_S", 0.001)
+    monkeypatch.setattr(listener_module, "ACCEPT_PAUSE_S", 0.001)
     run(scenario())
 
 
@@ -228,5 +228,5 @@ def test_a_client_for_whom_there_is_no_memory_in_the_kernels_poll_is_not_half_th
                 assert await ask(first) == b""
                 assert await ask(second) == EMPTY_REPLY
 
-    monkeypatch.setattr(server_module, "ACCEPT_PAUSE_S", 0.001)
+    monkeypatch.setattr(listener_module, "ACCEPT_PAUSE_S", 0.001)
     run(scenario())

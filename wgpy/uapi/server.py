@@ -1,4 +1,4 @@
-"""The configuration socket of wg: its listener, and the clients' conversations.
+"""The configuration socket of wg: the clients' conversations.
 
 Everything runs on the control loop.  A client can only hold up itself: what it sends is parsed as
 it comes, what it does not read stays unsent, and after each piece it is the others' turn.
@@ -19,11 +19,11 @@ from typing import Final
 
 from wgpy.config import DeviceChange, DeviceSnapshot
 from wgpy.errors import ConfigError
+from wgpy.uapi.listener import Listener
 from wgpy.uapi.protocol import GetRequest, Request, RequestParser, format_errno, format_get
 
 CLIENTS_MAX: Final = 128  # connections at a time; the one idle for longest makes room for a new one
 STALL_S: Final = 30.0  # a client that has not read for so long in the middle of a reply is dropped
-ACCEPT_PAUSE_S: Final = 0.25  # after a failure to accept: soon for a user, seldom for a core
 _CHUNK: Final = 1 << 16  # bytes read at a time
 
 _log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class UapiServer:
         """Take both; `configure` applies a change or raises ConfigError, having applied nothing."""
         self._configure = configure
         self._snapshot = snapshot
-        self._listener: _Listener | None = None
+        self._listener: Listener | None = None
         self._clients: dict[_Client, None] = {}  # the least recently active first
 
     def serve(self, sock: socket.socket) -> None:
@@ -48,7 +48,7 @@ class UapiServer:
 
         The control loop must be running.
         """
-        self._listener = _Listener(sock, self._admit, self._drop_idlest)
+        self._listener = Listener(sock, self._admit, self._drop_idlest)
 
     def close(self) -> None:
         """Stop listening (the socket is closed) and drop every client."""
@@ -104,64 +104,6 @@ class UapiServer:
         except Exception:
             _log.exception("a request failed")
             return [format_errno(errno.EIO)]
-
-
-class _Listener:
-    """Accepts clients one by one, and has patience when that fails.
-
-    Out of descriptors or memory, the kernel says so at once and for as long as a client waits: each
-    failure costs a pause.  Where it is our own limit of descriptors, after a pause in which none
-    became free, the client idle for longest makes room, as where it is CLIENTS_MAX.
-    """
-
-    def __init__(
-        self,
-        sock: socket.socket,
-        admit: Callable[[socket.socket], None],
-        drop_idlest: Callable[[], None],
-    ) -> None:
-        self._sock = sock
-        self._admit = admit
-        self._drop_idlest = drop_idlest
-        self._loop = asyncio.get_running_loop()
-        self._pause: asyncio.TimerHandle | None = None
-        self._failed = False  # at the last try
-        sock.setblocking(False)
-        self._fd = sock.fileno()
-        self._loop.add_reader(self._fd, self._accept)
-
-    def close(self) -> None:
-        if self._pause is not None:
-            self._pause.cancel()
-        self._loop.remove_reader(self._fd)
-        self._sock.close()
-
-    def _accept(self) -> None:
-        try:
-            client, _ = self._sock.accept()
-            self._admit(client)
-        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return  # it has left again, or another process that has the socket was faster
-        except OSError as error:
-            if not self._failed:
-                _log.error("cannot accept clients for the moment: %s", error.strerror)
-            elif error.errno == errno.EMFILE:
-                self._drop_idlest()
-            self._failed = True
-            self._loop.remove_reader(self._fd)
-            self._wait()
-        else:
-            self._failed = False
-
-    def _wait(self) -> None:
-        self._pause = self._loop.call_later(ACCEPT_PAUSE_S, self._resume)
-
-    def _resume(self) -> None:
-        self._pause = None
-        try:
-            self._loop.add_reader(self._fd, self._accept)
-        except OSError:  # the kernel has no memory for that either
-            self._wait()
 
 
 def _or_leave(step: "Callable[[_Client], None]") -> "Callable[[_Client], None]":

@@ -1,4 +1,4 @@
-"""The file by which clients find the configuration socket: its directory, its making, its end."""
+"""The file by which clients find a socket of ours: its directory, its making, its end."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,8 @@ from typing import Final
 
 from wgpy.linux.libc import inotify_open
 
-DIRECTORY: Final = Path("/var/run/wireguard")  # where wg looks
+DIRECTORY: Final = Path("/var/run/wireguard")  # where wg looks for the configuration socket
+SUFFIX: Final = ".sock"  # of its name, after the interface's
 
 _STEPS_MAX: Final = 256  # of a way over links; the kernel follows 40 of them (path_resolution(7))
 
@@ -59,15 +60,17 @@ class SocketFile:
 def open_socket(
     interface: str,
     directory: Path = DIRECTORY,
+    suffix: str = SUFFIX,
     *,
     group: int | None = None,
     trust_directory: bool = False,
 ) -> socket.socket:
     """Return a socket that listens for clients of interface: the owner, and members of group (gid).
 
-    Who may connect may do all: read the keys and change everything.  So may who can replace the
-    socket by their own, for wg writes keys into it: unless trust_directory, directory must be one
-    in which only we and root can.  It is made if it is missing, with its parents.
+    Who may connect to the one of wg may do all: read the keys and change everything.  So may who
+    can replace the socket by their own, for wg writes keys into it: unless trust_directory,
+    directory must be one in which only we and root can.  It is made if it is missing, with its
+    parents.
 
     Raises OSError: EADDRINUSE if somebody answers there already, EEXIST if another kind of file has
     the name, EPERM if others could replace the files of directory, EACCES if it is closed to the
@@ -78,7 +81,7 @@ def open_socket(
     _prepare_directory(directory, trust=trust_directory)
     if group is not None:
         _require_entry(directory, group)
-    path = directory / f"{interface}.sock"
+    path = directory / f"{interface}{suffix}"
     _remove_stale(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
