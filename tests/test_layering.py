@@ -87,6 +87,7 @@ ROOMS: list[dict[str, set[str]]] = [
             "wgpy.errors",
             "wgpy.linux",
             "wgpy.log",
+            "wgpy.status",
             "wgpy.uapi",
         },
     },

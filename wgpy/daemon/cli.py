@@ -36,6 +36,8 @@ ENVIRONMENT = """environment:
   WG_TUN_FD, WG_UAPI_FD        use this open TUN queue, this listening socket
   WGPY_SOCKET_GROUP            a group whose members may use wg on the interface, as root may
   WGPY_TRUST_SOCKET_DIR=1      accept a socket directory that others own or can write to
+  WGPY_STATUS=0                no socket that tells the status of the interface
+  WGPY_STATUS_GROUP            a group whose members may see that status, as root may
   WGPY_AEAD                    the ChaCha20-Poly1305 to use, one of those that --version names
   WGPY_TUN_OFFLOAD=0, WGPY_VNET_HDR=0, WGPY_UDP_GSO=0, WGPY_UDP_GRO=0
                                switch an offload off
@@ -97,6 +99,8 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Options:
             uapi_fd=_descriptor(environ, "WG_UAPI_FD"),
             socket_gid=_group(environ, "WGPY_SOCKET_GROUP"),
             trust_socket_dir=environ.get("WGPY_TRUST_SOCKET_DIR") == "1",
+            status=_is_on(environ, "WGPY_STATUS"),
+            status_gid=_group(environ, "WGPY_STATUS_GROUP"),
             notify_socket=environ.get("NOTIFY_SOCKET") or None,
             journal_stream=environ.get("JOURNAL_STREAM", ""),
             tun_offload=_is_on(environ, "WGPY_TUN_OFFLOAD"),

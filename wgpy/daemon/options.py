@@ -18,6 +18,8 @@ class Options:
     uapi_fd: int | None = None  # a listening socket to use
     socket_gid: int | None = None  # a group that may use the socket too
     trust_socket_dir: bool = False  # whoever owns it or can write to it
+    status: bool = True  # whether there is a socket that tells it
+    status_gid: int | None = None  # a group that may look, too
     notify_socket: str | None = None  # where a service manager listens
     journal_stream: str = ""  # the descriptor that is the journal's, if one is: "device:inode"
     tun_offload: bool = True

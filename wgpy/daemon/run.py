@@ -1,8 +1,8 @@
 """One interface from birth to death.
 
-Rule: everything is opened on an ExitStack in the order TUN, UAPI socket, (fork), loop, plane,
-engine, UAPI server, and closed in the reverse.  A signal, a deleted interface, a removed socket and
-a dead data thread all end it the same way; only the last is a failure.
+Rule: everything is opened on an ExitStack in the order TUN, UAPI socket, status socket, (fork),
+loop, plane, engine, servers, and closed in the reverse.  A signal, a deleted interface, a removed
+UAPI socket and a dead data thread all end it the same way; only the last is a failure.
 
 When the caller gets its prompt back, the interface exists, has its settings and is watched: wg-
 quick configures it, and others rename or move it, at once.  The fork comes before any thread or
@@ -19,6 +19,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from wgpy.daemon.logs import Log, Sink, Stream, background_sink, foreground_sink
 from wgpy.daemon.options import Options
@@ -31,6 +32,7 @@ from wgpy.daemon.process import (
     prepare_process,
     require_descriptors,
 )
+from wgpy.daemon.status_socket import StatusServer
 from wgpy.daemon.systemd import Notifier
 from wgpy.dataplane.plane import Plane
 from wgpy.engine import Engine
@@ -39,6 +41,8 @@ from wgpy.linux.link import Link
 from wgpy.linux.sockets import open_sockets
 from wgpy.linux.tun import DEFAULT_MTU, Tun, adopt_tun, open_tun
 from wgpy.log import NOTICE
+from wgpy.status import DIRECTORY as STATUS_DIRECTORY
+from wgpy.status import SUFFIX as STATUS_SUFFIX
 from wgpy.uapi.server import UapiServer
 from wgpy.uapi.socket_file import DIRECTORY, SocketFile, SocketWatch, adopt_socket, open_socket
 
@@ -47,6 +51,14 @@ LOG_FILE = DIRECTORY / "wgpy.log"  # in the background, where nothing else takes
 GC_THRESHOLD = 100_000  # objects; the default of 700 takes a third of a big request's time
 
 _log = logging.getLogger(__name__)
+
+
+class Listeners(NamedTuple):
+    """The sockets to which clients connect, for the interface as it was called at the start."""
+
+    name: str
+    uapi: socket.socket
+    status: socket.socket | None  # None: switched off, or not to be had
 
 
 def run(options: Options) -> None:
@@ -64,10 +76,7 @@ def run(options: Options) -> None:
         notifier = stack.enter_context(contextlib.closing(Notifier(notify_socket)))
         tun = stack.enter_context(contextlib.closing(_open_tun(options)))
         link = stack.enter_context(contextlib.closing(_open_link(tun)))
-        listener = stack.enter_context(_open_uapi(link.name, options))
-        file = _socket_file(listener)
-        if file is not None:
-            stack.callback(file.remove)
+        listeners = _open_listeners(stack, link.name, options)
         report: Callable[[bytes], None] | None = None
         if options.foreground:
             sink = foreground_sink(options.journal_stream)
@@ -78,7 +87,7 @@ def run(options: Options) -> None:
             on_ready = partial(report, READY)
         try:
             log.start(sink)
-            asyncio.run(_serve(options, tun, link, listener, on_ready, notifier.stopping))
+            asyncio.run(_serve(options, tun, link, listeners, on_ready, notifier.stopping))
         except Exception as error:
             expected = isinstance(error, (WgpyError, OSError))
             if report is not None or not expected:
@@ -92,7 +101,7 @@ async def _serve(
     options: Options,
     tun: Tun,
     link: Link,
-    listener: socket.socket,
+    listeners: Listeners,
     on_ready: Callable[[], None],
     on_end: Callable[[str], None],
 ) -> None:
@@ -109,7 +118,11 @@ async def _serve(
         open_udp = partial(open_sockets, workers=workers, gso=options.udp_gso, gro=options.udp_gro)
         engine = stack.enter_context(contextlib.closing(Engine(plane, tun, link, open_udp)))
         handle_end_signals(engine.end_because)
-        _serve_uapi(stack, engine, listener)
+        if listeners.status is not None:
+            take = partial(engine.status, listeners.name)
+            status_server = StatusServer(listeners.status.dup(), take)
+            stack.enter_context(contextlib.closing(status_server))
+        _serve_uapi(stack, engine, listeners.uapi)
         on_ready()
         _log.log(NOTICE, "ready: AEAD %s, workers %d, TUN %s", plane.aead, workers, tun.features)
         try:
@@ -186,6 +199,23 @@ async def _set_up_link(link: Link, options: Options) -> None:
         _log.info("cannot set the MTU to %d: %s", DEFAULT_MTU, error.strerror)
 
 
+def _open_listeners(stack: contextlib.ExitStack, name: str, options: Options) -> Listeners:
+    """Open them for as long as the stack, and their files too, if they have any."""
+    uapi = stack.enter_context(_open_uapi(name, options))
+    _remove_at_end(stack, uapi)
+    status = _open_status(name, options)
+    if status is not None:
+        stack.enter_context(status)
+        _remove_at_end(stack, status)
+    return Listeners(name, uapi, status)
+
+
+def _remove_at_end(stack: contextlib.ExitStack, listener: socket.socket) -> None:
+    file = _socket_file(listener)
+    if file is not None:
+        stack.callback(file.remove)
+
+
 def _open_uapi(name: str, options: Options) -> socket.socket:
     try:
         if options.uapi_fd is not None:
@@ -198,6 +228,26 @@ def _open_uapi(name: str, options: Options) -> socket.socket:
         path = error.filename or DIRECTORY / f"{name}.sock"
         given = "WG_UAPI_FD" if options.uapi_fd is not None else path
         raise StartError(f"cannot listen on {given}: {error.strerror}") from error
+
+
+def _open_status(name: str, options: Options) -> socket.socket | None:
+    """Return none, and say why, where there can be none: carrying packets needs no status."""
+    if not options.status:
+        return None
+    try:
+        return open_socket(
+            name,
+            STATUS_DIRECTORY,
+            STATUS_SUFFIX,
+            group=options.status_gid,
+            trust_directory=options.trust_socket_dir,
+        )
+    except OSError as error:
+        unprivileged = error.errno in (errno.EACCES, errno.EROFS) and options.status_gid is None
+        level = logging.INFO if unprivileged else logging.ERROR
+        path = error.filename or STATUS_DIRECTORY
+        _log.log(level, "there is no status socket: %s: %s", path, error.strerror)
+        return None
 
 
 def _socket_file(listener: socket.socket) -> SocketFile | None:
