@@ -40,6 +40,7 @@ ROOMS: list[dict[str, set[str]]] = [
     },
     {
         "wgpy.peer": {
+            "wgpy.addresses",
             "wgpy.config",
             "wgpy.dataplane",
             "wgpy.errors",
@@ -54,11 +55,13 @@ ROOMS: list[dict[str, set[str]]] = [
     {"wgpy.facts": {"wgpy.dataplane", "wgpy.peer", "wgpy.status", "wgpy.tallies"}},
     {
         "wgpy.device": {
+            "wgpy.addresses",
             "wgpy.config",
             "wgpy.dataplane",
             "wgpy.errors",
             "wgpy.events",
             "wgpy.facts",
+            "wgpy.log",
             "wgpy.moves",
             "wgpy.peer",
             "wgpy.ports",

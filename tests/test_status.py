@@ -76,7 +76,7 @@ st.register_type_strategy(Tally, TALLIES)
 
 def anything_of(kind: Any, **others: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     """Every field has some value of its type."""
-    by_type = {
+    by_type: dict[object, st.SearchStrategy[Any]] = {
         str: TEXTS,
         str | None: st.none() | TEXTS,
         int: COUNTS,
@@ -86,9 +86,10 @@ def anything_of(kind: Any, **others: st.SearchStrategy[Any]) -> st.SearchStrateg
         bytes | None: st.none() | KEYS,
         tuple[str, ...]: st.lists(NAMES, max_size=3).map(tuple),
     }
+    types: dict[str, Any] = {field.name: field.type for field in fields(kind)}
     own = {
-        field.name: by_type[field.type] if field.type in by_type else st.from_type(field.type)
-        for field in fields(kind)
+        name: by_type[type_] if type_ in by_type else st.from_type(type_)
+        for name, type_ in types.items()
     }
     return st.builds(kind, **(own | others))
 

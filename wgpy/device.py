@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from ipaddress import ip_address
 from typing import Final
 
+from wgpy.addresses import format_endpoint
 from wgpy.config import (
     ZERO_KEY,
     DeviceChange,
@@ -28,6 +29,7 @@ from wgpy.dataplane.types import MessageEvent, PendingEvent, PlaneIO, WorkerIO
 from wgpy.errors import BadMessage, ConfigError, Refusal
 from wgpy.events import EndpointMoved, Event, PeerAdded, PeerRemoved
 from wgpy.facts import peer_status
+from wgpy.log import LimitedLog
 from wgpy.moves import Moves
 from wgpy.peer import Peer, PeerServices
 from wgpy.ports import Feature, Handle, OpenSockets, Scheduler, Sockets
@@ -42,6 +44,8 @@ from wgpy.units import NS_PER_S
 EVENTS_PER_TURN: Final = 64  # handled before others on the control thread have their turn
 PEERS_PER_TURN: Final = 256  # likewise, where something is looked up of all; a millisecond
 STATUSES_PER_TURN: Final = 64  # likewise, where much is; a millisecond
+LOG_BURST: Final = 10  # lines of a kind that others can cause, before there is one in ...
+LOG_PERIOD_NS: Final = 10 * NS_PER_S
 PORT_RETRY_NS: Final = NS_PER_S  # from one try to listen to the next, where the first failed
 
 _log = logging.getLogger(__name__)
@@ -71,7 +75,8 @@ class Device:
         self._open_sockets = open_sockets
         self._tun_fds = tun_fds
         self._tun_features = tun_features
-        self._services = PeerServices(plane, scheduler, wall_clock, randbelow, self._tell)
+        self._told = LimitedLog(_log, LOG_BURST, LOG_PERIOD_NS)
+        self._services = PeerServices(plane, scheduler, wall_clock, randbelow, self._tell, self._told)
         self._moves = Moves(plane, scheduler, self._tell_of_move)
 
         self._private_key = ZERO_KEY
@@ -439,7 +444,9 @@ class Device:
             self._handle_message_untrusted(event, now_ns)
         except BadMessage as error:
             self._count_refused(event, error, now_ns)
-            _log.debug("handshake message refused: %s", error)
+            source = format_endpoint(event.source)
+            text = "handshake message refused: %s, from %s"
+            self._told.info(error.refusal.value, now_ns, text, error, source)
 
     def _count_refused(self, event: MessageEvent, error: BadMessage, now_ns: int) -> None:
         """Count it as the peer's that it was for, or is known to be from; else as nobody's."""

@@ -16,12 +16,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from wgpy.addresses import format_endpoint
 from wgpy.config import ZERO_KEY, Endpoint, PeerChange, PeerSnapshot
 from wgpy.dataplane.plane import Plane
 from wgpy.dataplane.types import Session
 from wgpy.errors import BadMessage, Refusal
 from wgpy.events import Event, HandshakeDone
-from wgpy.log import NOTICE
+from wgpy.log import NOTICE, LimitedLog
 from wgpy.ports import Handle, Scheduler
 from wgpy.protocol.cookie import CookieGenerator
 from wgpy.protocol.handshake import Handshake
@@ -36,7 +37,7 @@ from wgpy.protocol.noise import (
     write_response,
 )
 from wgpy.protocol.tai64n import tai64n
-from wgpy.protocol.timers import REKEY_TIMEOUT_NS, Action, Timers
+from wgpy.protocol.timers import REJECT_AFTER_TIME_NS, REKEY_TIMEOUT_NS, Action, Timers
 from wgpy.tallies import Refusals
 from wgpy.units import NS_PER_S
 
@@ -59,6 +60,7 @@ class PeerServices:
     wall_clock: Callable[[], int]  # Unix time in nanoseconds
     randbelow: Callable[[int], int]  # n -> a random integer from 0 to n - 1
     tell: Callable[[Event], None]  # whoever wants to know what happens
+    told: LimitedLog  # what happens, for whoever wants to know
 
 
 class Peer:
@@ -379,13 +381,22 @@ class Peer:
         self._timers.session_derived(now_ns)
 
     def _complete_handshake(self, now_ns: int) -> None:
-        _log.debug("%s: session established", self)
+        self._tell_of_session(now_ns)
         self._enter(Handshake.ESTABLISHED)
         self.established_ns = now_ns
         self._gave_up = False
         self.last_handshake_ns = max(NS_PER_S, self._services.wall_clock())  # wg knows none before
         self._timers.handshake_complete()
         self._services.tell(HandshakeDone(self.public_key))
+
+    def _tell_of_session(self, now_ns: int) -> None:
+        """Log a session, at info if there was none before: one that goes on is renewed for ever."""
+        if self.established_ns and now_ns - self.established_ns < REJECT_AFTER_TIME_NS:
+            _log.debug("%s: session renewed", self)
+            return
+        endpoint = self._plane.stats(self.slot).endpoint
+        where = "nowhere" if endpoint is None else format_endpoint(endpoint)
+        self._services.told.info("session", now_ns, "%s: session established, at %s", self, where)
 
     def _send_handshake(self, message: bytes, now_ns: int) -> None:
         """Send message 1 or 2.  A failure is like a loss on the way: the timers see to it."""

@@ -80,10 +80,22 @@ def test_the_socket_group_comes_by_name() -> None:
     assert parse(["wg0"], {"WGPY_SOCKET_GROUP": ""}).socket_gid is None
 
 
-def test_an_unknown_socket_group_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    status, errors = refusal(["wg0"], {"WGPY_SOCKET_GROUP": "no-such-group"}, capsys)
+def test_the_status_group_comes_by_name() -> None:
+    group = grp.getgrgid(os.getgid())
+    assert parse(["wg0"], {"WGPY_STATUS_GROUP": group.gr_name}).status_gid == group.gr_gid
+    assert parse(["wg0"], {"WGPY_STATUS_GROUP": ""}).status_gid is None
+
+
+def test_the_status_socket_is_there_unless_somebody_says_no() -> None:
+    assert parse(["wg0"], {}).status
+    assert not parse(["wg0"], {"WGPY_STATUS": "0"}).status
+
+
+@pytest.mark.parametrize("variable", ["WGPY_SOCKET_GROUP", "WGPY_STATUS_GROUP"])
+def test_an_unknown_group_is_refused(variable: str, capsys: pytest.CaptureFixture[str]) -> None:
+    status, errors = refusal(["wg0"], {variable: "no-such-group"}, capsys)
     assert status == 2
-    assert "WGPY_SOCKET_GROUP" in errors
+    assert variable in errors
 
 
 def test_the_directory_of_the_socket_is_trusted_only_if_somebody_says_so() -> None:
