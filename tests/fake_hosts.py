@@ -1,5 +1,6 @@
 """Whole devices over fake data planes, a fake clock and a fake network."""
 
+from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -13,12 +14,13 @@ from wgpy.device import Device
 from wgpy.ports import Feature
 from wgpy.protocol.cookie import CookieGenerator
 from wgpy.protocol.handshake import Handshake
-from wgpy.protocol.noise import RemoteStatic, StaticKey, write_initiation
+from wgpy.protocol.noise import HandshakeSecrets, RemoteStatic, StaticKey, write_initiation
 from wgpy.protocol.tai64n import tai64n
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+KeyLog = Callable[[HandshakeSecrets], None]
 EPOCH_NS = 1_700_000_000 * S
 ELSEWHERE = Endpoint(b"\xcb\x00\x71\x07", 7777)
 
@@ -26,7 +28,9 @@ ELSEWHERE = Endpoint(b"\xcb\x00\x71\x07", 7777)
 class Host:
     """A device and what is around it."""
 
-    def __init__(self, loop: FakeLoop, network: FakeNetwork, number: int) -> None:
+    def __init__(
+        self, loop: FakeLoop, network: FakeNetwork, number: int, key_log: KeyLog | None = None
+    ) -> None:
         self.private_key = bytes([number]) * 32
         self.identity = StaticKey(self.private_key)
         self.public_key = self.identity.public_key
@@ -45,6 +49,7 @@ class Host:
             tun_features=Feature.VNET_HDR,
             wall_clock=lambda: self.epoch_ns + loop.now_ns,
             randbelow=self.random.randrange,
+            key_log=key_log,
         )
         self.plane.on_readable = self.device.on_events
 
@@ -95,11 +100,11 @@ def host_that_is_down() -> Host:
 class World:
     """Two hosts that are each other's peers, up."""
 
-    def __init__(self) -> None:
+    def __init__(self, key_log: KeyLog | None = None) -> None:
         self.loop = FakeLoop()
         self.network = FakeNetwork(self.loop)
-        self.a = Host(self.loop, self.network, 1)
-        self.b = Host(self.loop, self.network, 2)
+        self.a = Host(self.loop, self.network, 1, key_log)
+        self.b = Host(self.loop, self.network, 2, key_log)
         for host, other in (self.a, self.b), (self.b, self.a):
             host.configure(private_key=host.private_key, listen_port=host.port)
             host.peer(other, endpoint=other.endpoint)

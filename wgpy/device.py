@@ -35,7 +35,7 @@ from wgpy.peer import Peer, PeerServices
 from wgpy.ports import Feature, Handle, OpenSockets, Scheduler, Sockets
 from wgpy.protocol.cookie import cookie_key, mac1_key
 from wgpy.protocol.messages import MessageType
-from wgpy.protocol.noise import RemoteStatic, StaticKey, read_initiation_untrusted
+from wgpy.protocol.noise import HandshakeSecrets, RemoteStatic, StaticKey, read_initiation_untrusted
 from wgpy.status import DeviceStatus, PeerStatus
 from wgpy.tallies import Refusals, tallies
 from wgpy.units import NS_PER_S
@@ -64,19 +64,22 @@ class Device:
         *,
         wall_clock: Callable[[], int] = time.time_ns,
         randbelow: Callable[[int], int] = secrets.randbelow,
+        key_log: Callable[[HandshakeSecrets], None] | None = None,
     ) -> None:
         """Start without identity and peers, and down.
 
         There is a queue of the TUN for each worker of the plane, and `open_sockets` gives as many
-        pairs.  `wall_clock` gives Unix nanoseconds,
-        `randbelow(n)` a random integer from 0 to n - 1.
+        pairs.  `wall_clock` gives Unix nanoseconds, `randbelow(n)` a random integer from 0 to
+        n - 1; `key_log` gets the secrets of all handshakes.
         """
         self._plane = plane
         self._open_sockets = open_sockets
         self._tun_fds = tun_fds
         self._tun_features = tun_features
         self._told = LimitedLog(_log, LOG_BURST, LOG_PERIOD_NS)
-        self._services = PeerServices(plane, scheduler, wall_clock, randbelow, self._tell, self._told)
+        self._services = PeerServices(
+            plane, scheduler, wall_clock, randbelow, self._tell, self._told, key_log
+        )
         self._moves = Moves(plane, scheduler, self._tell_of_move)
 
         self._private_key = ZERO_KEY

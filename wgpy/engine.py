@@ -7,7 +7,7 @@ inside a program.
 import asyncio
 import contextlib
 import errno
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 
 from wgpy.dataplane.plane import Plane
@@ -19,6 +19,7 @@ from wgpy.linux.routes import RouteWatch
 from wgpy.linux.sockets import rmem_max
 from wgpy.linux.tun import Tun
 from wgpy.ports import Interface, OpenSockets
+from wgpy.protocol.noise import HandshakeSecrets
 from wgpy.status import DeviceStatus, PeerStatus
 
 
@@ -27,7 +28,14 @@ class Engine:
 
     device: Device
 
-    def __init__(self, plane: Plane, tun: Tun, link: Interface, open_sockets: OpenSockets) -> None:
+    def __init__(
+        self,
+        plane: Plane,
+        tun: Tun,
+        link: Interface,
+        open_sockets: OpenSockets,
+        key_log: Callable[[HandshakeSecrets], None] | None = None,
+    ) -> None:
         """Begin, on the running loop.  The TUN has a queue for each worker.  Raises OSError."""
         self._plane = plane
         self._link = link
@@ -37,7 +45,9 @@ class Engine:
         self._hub = EventHub()
         with contextlib.ExitStack() as stack:
             scheduler = stack.enter_context(contextlib.closing(BoottimeScheduler(loop)))
-            self.device = Device(plane, open_sockets, scheduler, tun.fds, tun.features)
+            self.device = Device(
+                plane, open_sockets, scheduler, tun.fds, tun.features, key_log=key_log
+            )
             stack.callback(self._hub.close)  # after the device has told how it ended
             self.device.on_event = self._hub.tell
             stack.enter_context(contextlib.closing(self.device))

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
 from wgpy.addresses import format_endpoint
 from wgpy.config import ZERO_KEY, Endpoint, PeerChange, PeerSnapshot
 from wgpy.dataplane.plane import Plane
@@ -27,11 +29,13 @@ from wgpy.ports import Handle, Scheduler
 from wgpy.protocol.cookie import CookieGenerator
 from wgpy.protocol.handshake import Handshake
 from wgpy.protocol.noise import (
+    HandshakeSecrets,
     Initiation,
     InitiatorState,
     RemoteStatic,
     StaticKey,
     TransportKeys,
+    new_ephemeral,
     read_response_untrusted,
     write_initiation,
     write_response,
@@ -61,6 +65,7 @@ class PeerServices:
     randbelow: Callable[[int], int]  # n -> a random integer from 0 to n - 1
     tell: Callable[[Event], None]  # whoever wants to know what happens
     told: LimitedLog  # what happens, for whoever wants to know
+    key_log: Callable[[HandshakeSecrets], None] | None  # None: nobody is to know
 
 
 class Peer:
@@ -274,7 +279,9 @@ class Peer:
         self._last_initiation_ns = now_ns
         self._plane.peer_received(self.slot, source, length, now_ns)
         index = self._plane.reserve_index(self.slot)
-        message, keys = write_response(initiation, index, self._preshared_key)
+        message, keys = write_response(
+            initiation, index, self._preshared_key, ephemeral_private=self._ephemeral()
+        )
         self._begin_session(keys, now_ns)
         self._set_gate(now_ns + REKEY_TIMEOUT_NS)
         self._send_handshake(message, now_ns)
@@ -356,8 +363,25 @@ class Peer:
         self._forget_handshake()
         index = self._plane.reserve_index(self.slot)
         timestamp = tai64n(self._forward_wall_clock(now_ns))
-        message, self._initiator = write_initiation(self._local, remote, index, timestamp)
+        message, self._initiator = write_initiation(
+            self._local, remote, index, timestamp, ephemeral_private=self._ephemeral()
+        )
         return message
+
+    def _ephemeral(self) -> X25519PrivateKey | None:
+        """Return a key that the key log knows of, None if there is no such log."""
+        if self._services.key_log is None or self._local is None:
+            return None
+        key = new_ephemeral()
+        self._services.key_log(
+            HandshakeSecrets(
+                self._local.private_bytes(),
+                self.public_key,
+                key.private_bytes_raw(),
+                self._preshared_key,
+            )
+        )
+        return key
 
     def _forward_wall_clock(self, now_ns: int) -> int:
         """Return the time for a timestamp: the wall clock's, unless that was set back.

@@ -38,6 +38,7 @@ ENVIRONMENT = """environment:
   WGPY_TRUST_SOCKET_DIR=1      accept a socket directory that others own or can write to
   WGPY_STATUS=0                no socket that tells the status of the interface
   WGPY_STATUS_GROUP            a group whose members may see that status, as root may
+  WGPY_KEYLOG                  a file for all keys, with which Wireshark reads captured traffic
   WGPY_AEAD                    the ChaCha20-Poly1305 to use, one of those that --version names
   WGPY_TUN_OFFLOAD=0, WGPY_VNET_HDR=0, WGPY_UDP_GSO=0, WGPY_UDP_GRO=0
                                switch an offload off
@@ -101,6 +102,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Options:
             trust_socket_dir=environ.get("WGPY_TRUST_SOCKET_DIR") == "1",
             status=_is_on(environ, "WGPY_STATUS"),
             status_gid=_group(environ, "WGPY_STATUS_GROUP"),
+            key_log=environ.get("WGPY_KEYLOG") or None,
             notify_socket=environ.get("NOTIFY_SOCKET") or None,
             journal_stream=environ.get("JOURNAL_STREAM", ""),
             tun_offload=_is_on(environ, "WGPY_TUN_OFFLOAD"),

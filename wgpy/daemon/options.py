@@ -20,6 +20,7 @@ class Options:
     trust_socket_dir: bool = False  # whoever owns it or can write to it
     status: bool = True  # whether there is a socket that tells it
     status_gid: int | None = None  # a group that may look, too
+    key_log: str | None = None  # a file for the secrets of all handshakes
     notify_socket: str | None = None  # where a service manager listens
     journal_stream: str = ""  # the descriptor that is the journal's, if one is: "device:inode"
     tun_offload: bool = True

@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from wgpy.daemon.key_log import KeyLog
 from wgpy.daemon.logs import Log, Sink, Stream, background_sink, foreground_sink
 from wgpy.daemon.options import Options
 from wgpy.daemon.process import (
@@ -41,6 +42,7 @@ from wgpy.linux.link import Link
 from wgpy.linux.sockets import open_sockets
 from wgpy.linux.tun import DEFAULT_MTU, Tun, adopt_tun, open_tun
 from wgpy.log import NOTICE
+from wgpy.protocol.noise import HandshakeSecrets
 from wgpy.status import DIRECTORY as STATUS_DIRECTORY
 from wgpy.status import SUFFIX as STATUS_SUFFIX
 from wgpy.uapi.server import UapiServer
@@ -61,6 +63,15 @@ class Listeners(NamedTuple):
     status: socket.socket | None  # None: switched off, or not to be had
 
 
+class Means(NamedTuple):
+    """What was opened before the fork."""
+
+    tun: Tun
+    link: Link
+    listeners: Listeners
+    key_log: Callable[[HandshakeSecrets], None] | None
+
+
 def run(options: Options) -> None:
     """Run the interface until its end.
 
@@ -74,6 +85,7 @@ def run(options: Options) -> None:
         log = stack.enter_context(contextlib.closing(Log(options.interface, options.log_level)))
         notify_socket = options.notify_socket if options.foreground else None
         notifier = stack.enter_context(contextlib.closing(Notifier(notify_socket)))
+        key_log = _open_key_log(stack, options)
         tun = stack.enter_context(contextlib.closing(_open_tun(options)))
         link = stack.enter_context(contextlib.closing(_open_link(tun)))
         listeners = _open_listeners(stack, link.name, options)
@@ -87,7 +99,10 @@ def run(options: Options) -> None:
             on_ready = partial(report, READY)
         try:
             log.start(sink)
-            asyncio.run(_serve(options, tun, link, listeners, on_ready, notifier.stopping))
+            if key_log is not None:
+                key_log.start()
+            means = Means(tun, link, listeners, None if key_log is None else key_log.tell)
+            asyncio.run(_serve(options, means, on_ready, notifier.stopping))
         except Exception as error:
             expected = isinstance(error, (WgpyError, OSError))
             if report is not None or not expected:
@@ -99,9 +114,7 @@ def run(options: Options) -> None:
 
 async def _serve(
     options: Options,
-    tun: Tun,
-    link: Link,
-    listeners: Listeners,
+    means: Means,
     on_ready: Callable[[], None],
     on_end: Callable[[str], None],
 ) -> None:
@@ -109,6 +122,7 @@ async def _serve(
 
     on_end gets the reason.
     """
+    tun, link, listeners, key_log = means
     gc.freeze()  # what is here stays
     gc.set_threshold(GC_THRESHOLD)
     await _set_up_link(link, options)
@@ -116,7 +130,9 @@ async def _serve(
         workers = len(tun.fds)
         plane = stack.enter_context(contextlib.closing(_open_plane(options.aead, workers)))
         open_udp = partial(open_sockets, workers=workers, gso=options.udp_gso, gro=options.udp_gro)
-        engine = stack.enter_context(contextlib.closing(Engine(plane, tun, link, open_udp)))
+        engine = stack.enter_context(
+            contextlib.closing(Engine(plane, tun, link, open_udp, key_log))
+        )
         handle_end_signals(engine.end_because)
         if listeners.status is not None:
             take = partial(engine.status, listeners.name)
@@ -178,6 +194,15 @@ def _open_tun(options: Options) -> Tun:
             raise StartError(f"no permission for {error.filename}: {where}") from error
         other = f"cannot make the interface {name}: {error.strerror}"
         raise StartError(reasons.get(error.errno or 0, other)) from error
+
+
+def _open_key_log(stack: contextlib.ExitStack, options: Options) -> KeyLog | None:
+    if options.key_log is None:
+        return None
+    try:
+        return stack.enter_context(contextlib.closing(KeyLog(Path(options.key_log))))
+    except OSError as error:
+        raise StartError(f"WGPY_KEYLOG: {options.key_log}: {error.strerror}") from error
 
 
 def _open_link(tun: Tun) -> Link:

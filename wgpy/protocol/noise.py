@@ -48,6 +48,10 @@ class StaticKey:
         self._private = X25519PrivateKey.from_private_bytes(private_key)
         self.public_key = self._private.public_key().public_bytes_raw()
 
+    def private_bytes(self) -> bytes:
+        """Return the private key, for a key log."""
+        return self._private.private_bytes_raw()
+
     def exchange(self, public_key: bytes) -> bytes:
         """Do DH with a public key; BadMessage when it is of low order (an all-zero result)."""
         return _exchange(self._private, public_key)
@@ -94,6 +98,21 @@ class TransportKeys:
     initiator: bool
 
 
+@dataclass(frozen=True, slots=True)
+class HandshakeSecrets:
+    """All that somebody needs to read a handshake of ours, and the traffic after it."""
+
+    local_private: bytes = field(repr=False)
+    remote_public: bytes
+    ephemeral_private: bytes = field(repr=False)
+    preshared_key: bytes = field(repr=False)
+
+
+def new_ephemeral() -> X25519PrivateKey:
+    """Return a key for one handshake message."""
+    return X25519PrivateKey.generate()
+
+
 def write_initiation(
     local: StaticKey,
     remote: RemoteStatic,
@@ -104,9 +123,9 @@ def write_initiation(
 ) -> tuple[bytes, InitiatorState]:
     """Write the first message (5.4.2): 116 bytes, the macs are still to come.
 
-    `timestamp` is 12 bytes of TAI64N.  Only tests fix `ephemeral_private`.
+    `timestamp` is 12 bytes of TAI64N.  `ephemeral_private` is for tests and for a key log.
     """
-    ephemeral = ephemeral_private or X25519PrivateKey.generate()
+    ephemeral = ephemeral_private or new_ephemeral()
     ephemeral_public = ephemeral.public_key().public_bytes_raw()
     hash_ = _mix_hash(_mix_hash(_INITIAL_HASH, remote.public_key), ephemeral_public)
     chaining_key = _kdf1(_INITIAL_CHAINING_KEY, ephemeral_public)
@@ -167,9 +186,9 @@ def write_response(
     """Write the second message (5.4.3): 60 bytes, the macs are still to come.
 
     `preshared_key` is 32 bytes, zero for none.  IK mixes no static key of ours into this message.
-    Only tests fix `ephemeral_private`.
+    `ephemeral_private` is for tests and for a key log.
     """
-    ephemeral = ephemeral_private or X25519PrivateKey.generate()
+    ephemeral = ephemeral_private or new_ephemeral()
     ephemeral_public = ephemeral.public_key().public_bytes_raw()
     chaining_key, key, hash_ = _mix_response(
         initiation.chaining_key,
