@@ -7,6 +7,7 @@ from core_numbers import MESSAGE_TRANSPORT
 from fake_hosts import ELSEWHERE, World
 from fakes import Datagram
 
+from wgpy.addresses import format_endpoint
 from wgpy.config import Endpoint, PeerChange
 from wgpy.events import (
     EVENTS_WAITING,
@@ -62,6 +63,17 @@ def test_a_peer_that_is_heard_from_elsewhere_has_moved(world: World) -> None:
     events = told(world)
     move(world, ELSEWHERE)
     assert events == [EndpointMoved(world.a.public_key, ELSEWHERE)]
+
+
+def test_the_log_tells_where_it_speaks_from_now(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.converse()
+    caplog.set_level("INFO", "wgpy")
+    move(world, ELSEWHERE)
+    assert [message.partition(": ")[2] for message in caplog.messages] == [
+        f"speaks from {format_endpoint(ELSEWHERE)} now"
+    ]
 
 
 def test_a_peer_that_moves_all_the_time_is_told_of_once_a_second(world: World) -> None:

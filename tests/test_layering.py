@@ -24,6 +24,14 @@ ROOMS: list[dict[str, set[str]]] = [
     {
         "wgpy.dataplane": {"wgpy.config", "wgpy.ports"},
         "wgpy.linux": {"wgpy.config", "wgpy.errors", "wgpy.ports", "wgpy.units"},
+        "wgpy.notes": {
+            "wgpy.addresses",
+            "wgpy.config",
+            "wgpy.errors",
+            "wgpy.log",
+            "wgpy.protocol",
+            "wgpy.units",
+        },
         "wgpy.status": {"wgpy.addresses", "wgpy.config", "wgpy.errors", "wgpy.protocol"},
     },
     {
@@ -40,12 +48,12 @@ ROOMS: list[dict[str, set[str]]] = [
     },
     {
         "wgpy.peer": {
-            "wgpy.addresses",
             "wgpy.config",
             "wgpy.dataplane",
             "wgpy.errors",
             "wgpy.events",
             "wgpy.log",
+            "wgpy.notes",
             "wgpy.ports",
             "wgpy.protocol",
             "wgpy.tallies",
@@ -55,14 +63,13 @@ ROOMS: list[dict[str, set[str]]] = [
     {"wgpy.facts": {"wgpy.dataplane", "wgpy.peer", "wgpy.status", "wgpy.tallies"}},
     {
         "wgpy.device": {
-            "wgpy.addresses",
             "wgpy.config",
             "wgpy.dataplane",
             "wgpy.errors",
             "wgpy.events",
             "wgpy.facts",
-            "wgpy.log",
             "wgpy.moves",
+            "wgpy.notes",
             "wgpy.peer",
             "wgpy.ports",
             "wgpy.protocol",

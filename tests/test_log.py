@@ -6,8 +6,8 @@ import pytest
 from fake_hosts import World
 from fakes import S
 
-from wgpy.device import LOG_BURST, LOG_PERIOD_NS
 from wgpy.log import LimitedLog
+from wgpy.notes import LOG_BURST, LOG_PERIOD_NS
 
 LOGGER = logging.getLogger("wgpy.test_log")
 

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from ipaddress import ip_address
 from typing import Final
 
-from wgpy.addresses import format_endpoint
 from wgpy.config import (
     ZERO_KEY,
     DeviceChange,
@@ -29,8 +28,8 @@ from wgpy.dataplane.types import MessageEvent, PendingEvent, PlaneIO, WorkerIO
 from wgpy.errors import BadMessage, ConfigError, Refusal
 from wgpy.events import EndpointMoved, Event, PeerAdded, PeerRemoved
 from wgpy.facts import peer_status
-from wgpy.log import LimitedLog
 from wgpy.moves import Moves
+from wgpy.notes import Notes
 from wgpy.peer import Peer, PeerServices
 from wgpy.ports import Feature, Handle, OpenSockets, Scheduler, Sockets
 from wgpy.protocol.cookie import cookie_key, mac1_key
@@ -44,8 +43,6 @@ from wgpy.units import NS_PER_S
 EVENTS_PER_TURN: Final = 64  # handled before others on the control thread have their turn
 PEERS_PER_TURN: Final = 256  # likewise, where something is looked up of all; a millisecond
 STATUSES_PER_TURN: Final = 64  # likewise, where much is; a millisecond
-LOG_BURST: Final = 10  # lines of a kind that others can cause, before there is one in ...
-LOG_PERIOD_NS: Final = 10 * NS_PER_S
 PORT_RETRY_NS: Final = NS_PER_S  # from one try to listen to the next, where the first failed
 
 _log = logging.getLogger(__name__)
@@ -76,9 +73,9 @@ class Device:
         self._open_sockets = open_sockets
         self._tun_fds = tun_fds
         self._tun_features = tun_features
-        self._told = LimitedLog(_log, LOG_BURST, LOG_PERIOD_NS)
+        self._notes = Notes()
         self._services = PeerServices(
-            plane, scheduler, wall_clock, randbelow, self._tell, self._told, key_log
+            plane, scheduler, wall_clock, randbelow, self._tell, self._notes, key_log
         )
         self._moves = Moves(plane, scheduler, self._tell_of_move)
 
@@ -408,7 +405,9 @@ class Device:
         self.on_event(event)
 
     def _tell_of_move(self, slot: int, endpoint: Endpoint) -> None:
-        self._tell(EndpointMoved(self._peers_by_slot[slot].public_key, endpoint))
+        peer = self._peers_by_slot[slot]
+        self._notes.moved(str(peer), endpoint, self._plane.now_ns())
+        self._tell(EndpointMoved(peer.public_key, endpoint))
 
     # ---- events ------------------------------------------------------------------------------
 
@@ -447,9 +446,7 @@ class Device:
             self._handle_message_untrusted(event, now_ns)
         except BadMessage as error:
             self._count_refused(event, error, now_ns)
-            source = format_endpoint(event.source)
-            text = "handshake message refused: %s, from %s"
-            self._told.info(error.refusal.value, now_ns, text, error, source)
+            self._notes.refused(error, event.source, now_ns)
 
     def _count_refused(self, event: MessageEvent, error: BadMessage, now_ns: int) -> None:
         """Count it as the peer's that it was for, or is known to be from; else as nobody's."""

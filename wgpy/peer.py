@@ -18,13 +18,13 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from wgpy.addresses import format_endpoint
 from wgpy.config import ZERO_KEY, Endpoint, PeerChange, PeerSnapshot
 from wgpy.dataplane.plane import Plane
 from wgpy.dataplane.types import Session
 from wgpy.errors import BadMessage, Refusal
 from wgpy.events import Event, HandshakeDone
-from wgpy.log import NOTICE, LimitedLog
+from wgpy.log import NOTICE
+from wgpy.notes import Notes
 from wgpy.ports import Handle, Scheduler
 from wgpy.protocol.cookie import CookieGenerator
 from wgpy.protocol.handshake import Handshake
@@ -41,7 +41,7 @@ from wgpy.protocol.noise import (
     write_response,
 )
 from wgpy.protocol.tai64n import tai64n
-from wgpy.protocol.timers import REJECT_AFTER_TIME_NS, REKEY_TIMEOUT_NS, Action, Timers
+from wgpy.protocol.timers import REKEY_TIMEOUT_NS, Action, Timers
 from wgpy.tallies import Refusals
 from wgpy.units import NS_PER_S
 
@@ -64,7 +64,7 @@ class PeerServices:
     wall_clock: Callable[[], int]  # Unix time in nanoseconds
     randbelow: Callable[[int], int]  # n -> a random integer from 0 to n - 1
     tell: Callable[[Event], None]  # whoever wants to know what happens
-    told: LimitedLog  # what happens, for whoever wants to know
+    notes: Notes
     key_log: Callable[[HandshakeSecrets], None] | None  # None: nobody is to know
 
 
@@ -373,14 +373,9 @@ class Peer:
         if self._services.key_log is None or self._local is None:
             return None
         key = new_ephemeral()
-        self._services.key_log(
-            HandshakeSecrets(
-                self._local.private_bytes(),
-                self.public_key,
-                key.private_bytes_raw(),
-                self._preshared_key,
-            )
-        )
+        private, ephemeral = self._local.private_bytes(), key.private_bytes_raw()
+        secrets = HandshakeSecrets(private, self.public_key, ephemeral, self._preshared_key)
+        self._services.key_log(secrets)
         return key
 
     def _forward_wall_clock(self, now_ns: int) -> int:
@@ -405,22 +400,14 @@ class Peer:
         self._timers.session_derived(now_ns)
 
     def _complete_handshake(self, now_ns: int) -> None:
-        self._tell_of_session(now_ns)
+        endpoint = self._plane.stats(self.slot).endpoint
+        self._services.notes.session(str(self), endpoint, self.established_ns, now_ns)
         self._enter(Handshake.ESTABLISHED)
         self.established_ns = now_ns
         self._gave_up = False
         self.last_handshake_ns = max(NS_PER_S, self._services.wall_clock())  # wg knows none before
         self._timers.handshake_complete()
         self._services.tell(HandshakeDone(self.public_key))
-
-    def _tell_of_session(self, now_ns: int) -> None:
-        """Log a session, at info if there was none before: one that goes on is renewed for ever."""
-        if self.established_ns and now_ns - self.established_ns < REJECT_AFTER_TIME_NS:
-            _log.debug("%s: session renewed", self)
-            return
-        endpoint = self._plane.stats(self.slot).endpoint
-        where = "nowhere" if endpoint is None else format_endpoint(endpoint)
-        self._services.told.info("session", now_ns, "%s: session established, at %s", self, where)
 
     def _send_handshake(self, message: bytes, now_ns: int) -> None:
         """Send message 1 or 2.  A failure is like a loss on the way: the timers see to it."""
