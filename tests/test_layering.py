@@ -35,6 +35,13 @@ ROOMS: list[dict[str, set[str]]] = [
         "wgpy.status": {"wgpy.addresses", "wgpy.config", "wgpy.errors", "wgpy.protocol"},
     },
     {
+        "wgpy.diagnosis": {
+            "wgpy.addresses",
+            "wgpy.linux",
+            "wgpy.ports",
+            "wgpy.protocol",
+            "wgpy.status",
+        },
         "wgpy.moves": {"wgpy.config", "wgpy.dataplane", "wgpy.ports", "wgpy.units"},
         "wgpy.tallies": {
             "wgpy.addresses",
