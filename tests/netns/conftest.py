@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from netns.broken import Host, daemon
 from netns.gateways import Gateways, make_gateways
 from netns.lab import Namespace, Side, join_two, namespaces, plan_sides
 
@@ -45,6 +46,13 @@ def hosts(namespace: Callable[..., Namespace]) -> tuple[Namespace, Namespace]:
 def sides(hosts: tuple[Namespace, Namespace], tmp_path: Path) -> tuple[Side, Side]:
     """Two hosts with keys; the interfaces are for the test to make."""
     return plan_sides(hosts, tmp_path)
+
+
+@pytest.fixture
+def pair(sides: tuple[Side, Side], tmp_path: Path) -> Iterator[tuple[Host, Host]]:
+    """Both have a daemon that logs all that it does; nothing is configured yet."""
+    with daemon(sides[0], tmp_path) as left, daemon(sides[1], tmp_path) as right:
+        yield left, right
 
 
 @pytest.fixture(scope="module")
