@@ -1,6 +1,7 @@
 """Each diagnosis is made of its facts, and of nothing less, older or refuted."""
 
 import errno
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -281,6 +282,12 @@ def test_the_worst_comes_first_and_peers_keep_their_order() -> None:
 def test_codes_are_in_the_order_of_their_severities() -> None:
     severities = [list(Severity).index(code.severity) for code in Code]
     assert severities == sorted(severities)
+
+
+def test_codes_and_severities_are_text_as_they_are() -> None:
+    assert Code("no-answer") is Code.NO_ANSWER
+    assert f"{Code.NO_ANSWER} {Severity.ERROR}" == "no-answer error"
+    assert json.dumps([Code.NO_ANSWER, Severity.ERROR]) == '["no-answer", "error"]'
 
 
 # ---- whatever the status -------------------------------------------------------------------------

@@ -30,16 +30,20 @@ UNANSWERED: Final = (Handshake.INITIATED, Handshake.GIVEN_UP)
 OFFLOADS: Final = (Feature.TUN_TSO, Feature.UDP_GSO, Feature.UDP_GRO)
 
 
-class Severity(enum.Enum):
+class Severity(str, enum.Enum):
     """How bad it is."""
+
+    __str__ = str.__str__
 
     ERROR = "error"  # a tunnel does not work
     WARNING = "warning"  # something is lost or refused, and that may be right so
     NOTE = "note"  # it works, and could do better
 
 
-class Code(enum.Enum):
+class Code(str, enum.Enum):
     """What is wrong: stable names, the most important first."""
+
+    __str__ = str.__str__
 
     NO_PRIVATE_KEY = "no-private-key", Severity.ERROR
     PORT_IN_USE = "port-in-use", Severity.ERROR
@@ -62,7 +66,7 @@ class Code(enum.Enum):
 
     def __new__(cls, name: str, severity: Severity) -> "Code":
         """Have the name alone as value."""
-        code = object.__new__(cls)
+        code = str.__new__(cls, name)
         code._value_ = name
         code.severity = severity
         return code
