@@ -77,6 +77,18 @@ def by_an_endpoint_without_a_route(here: Host, there: Host) -> None:
     configure(here, there, lambda text: text.replace(endpoint, f"Endpoint = {NOWHERE}:"))
 
 
+def by_a_route_into_the_tunnel(here: Host, there: Host) -> None:
+    """The way to the peer's endpoint leads to the peer, and it may be sent that."""
+    outer = f"{there.side.host.outer4}/32"
+    configure(here, there, lambda text: text.replace("AllowedIPs = ", f"AllowedIPs = {outer}, "))
+    here.side.host.run("ip", "route", "add", outer, "dev", here.side.interface)
+
+
+def by_nobody_listening_there(here: Host, there: Host) -> None:
+    configure(here, there)
+    there.side.host.run("ip", "link", "set", there.side.interface, "down")
+
+
 def by_being_unknown_there(here: Host, there: Host) -> None:
     configure(here, there)
     there.side.set("peer", here.side.public_key, "remove")

@@ -2,13 +2,9 @@
 
 import subprocess
 import sys
-from base64 import b64decode
-from hashlib import blake2s
-from random import Random
 
 from netns.lab import Side, ping
-
-from wgpy.protocol.cookie import mac1_key
+from netns.traffic import junk_initiations
 
 # Sends messages of 148 bytes from stdin, in bursts too small to count as load (5.3); argv: address,
 # port.
@@ -23,22 +19,11 @@ with socket.socket(type=socket.SOCK_DGRAM) as s:
             s.send(next(junk))
         time.sleep(0.025)
 """
-MESSAGES = 512
-
-
-def junk(responder_key: str) -> bytes:
-    """Initiations that cost the responder a Diffie-Hellman each, before it can tell."""
-    random = Random(1)
-    key, messages = mac1_key(b64decode(responder_key)), []
-    for _ in range(MESSAGES):
-        body = b"\x01\0\0\0" + random.randbytes(112)
-        messages.append(body + blake2s(body, key=key, digest_size=16).digest() + bytes(16))
-    return b"".join(messages)
 
 
 def test_junk_does_not_make_it_deaf(tunnel: tuple[Side, Side]) -> None:
     left, right = tunnel
     target = right.host.outer4, str(right.port)
     flood = left.host.argv(sys.executable, "-c", BURSTS, *target)
-    subprocess.run(flood, input=junk(right.public_key), timeout=60, check=True)
+    subprocess.run(flood, input=junk_initiations(right.public_key), timeout=60, check=True)
     ping(left.host, right.inner4)

@@ -1,11 +1,16 @@
-"""What goes through a tunnel, compared where it comes out, and what its way cost."""
+"""What goes through a tunnel, compared where it comes out, and what its way cost; attacks."""
 
 import json
 import sys
+from base64 import b64decode
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import blake2s
+from random import Random
 
 from netns.lab import Namespace, Side, statistic
+
+from wgpy.protocol.cookie import mac1_key
 
 SUPER_PACKET = 65535  # bytes
 STREAM = 64 << 20  # bytes
@@ -127,3 +132,13 @@ def send_datagrams(
     received, errors = receiver.communicate(timeout=30)
     assert receiver.returncode == sender.returncode == 0, failure + errors
     assert received == sent
+
+
+def junk_initiations(responder_key: str) -> bytes:
+    """Messages of 148 bytes that cost the responder a Diffie-Hellman each, before it can tell."""
+    random = Random(1)
+    key, messages = mac1_key(b64decode(responder_key)), []
+    for _ in range(512):
+        body = b"\x01\0\0\0" + random.randbytes(112)
+        messages.append(body + blake2s(body, key=key, digest_size=16).digest() + bytes(16))
+    return b"".join(messages)
