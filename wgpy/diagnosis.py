@@ -413,6 +413,8 @@ def _error(number: int) -> str:
 def _ago(age_s: float | None) -> str:
     if age_s is None:
         return "some time ago"
+    if age_s < 1:
+        return "just now"
     for unit, seconds in (("d", 86400), ("h", 3600), ("min", 60)):
         if age_s >= 2 * seconds:
             return f"{age_s / seconds:.0f} {unit} ago"
