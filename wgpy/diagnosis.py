@@ -11,7 +11,6 @@ import os
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Final
 
 from wgpy.addresses import format_endpoint
@@ -161,11 +160,11 @@ def _wrong_identity(status: DeviceStatus) -> str | None:
 
 def _no_peer_for(status: DeviceStatus) -> str | None:
     tally = _recent(status.drops, "no-peer")
-    if tally is None or not _is_of_one_host(tally.address):
+    if tally is None:
         return None
     return (
-        f"{tally.address} is in nobody's AllowedIPs, so packets to it are dropped, the last "
-        f"{_ago(tally.age_s)}: add it to a peer's, or look at `ip route get {tally.address}`"
+        f"{_place(tally)} is in nobody's AllowedIPs, so packets to it are dropped, the last "
+        f"{_ago(tally.age_s)}: add it to a peer's, or look at `ip route get` of it"
     )
 
 
@@ -377,18 +376,6 @@ def _has_come_since(status: DeviceStatus, tally: Tally) -> bool:
     """Return whether a peer at that address was heard after it."""
     later = (p for p in status.peers if p.endpoint and _is_refuted(tally, p.last_received_age_s))
     return any(_endpoint(peer) == tally.address for peer in later)
-
-
-def _is_of_one_host(address: str) -> bool:
-    """Return whether it is a destination that somebody chose.
-
-    Every host sends to groups and to all by itself, on every interface.
-    """
-    try:
-        destination = ip_address(address)
-    except ValueError:
-        return False
-    return not (destination.is_multicast or address == "255.255.255.255")
 
 
 # ---- in words ------------------------------------------------------------------------------------

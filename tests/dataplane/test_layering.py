@@ -39,7 +39,7 @@ ARROWS: dict[str, set[str]] = {
     "flows": {"tables", "bytes", "ip"},
     "clock": {"bytes"},
     "staged": {"tally"},
-    "tally": {"tables", "endpoint"},
+    "tally": {"tables", "endpoint", "ip"},
     "aead": {"bytes"},
     "checksum": {"ip"},
     "ip": {"bytes"},

@@ -147,6 +147,7 @@ enum wg_peer_drop {
 };
 enum wg_device_drop {
     WG_DEVICE_DROP_NO_PEER,       /* inner destination in nobody's allowed IPs; about: it */
+    WG_DEVICE_DROP_MULTICAST,     /* likewise, but not one host's: each host sends such by itself */
     WG_DEVICE_DROP_INVALID_FRAME, /* from the TUN, but no IP packet we can split */
     WG_DEVICE_DROP_TUN_ERROR,     /* a read of the TUN, or a packet that it refused; errno */
     WG_DEVICE_DROP_INVALID,       /* datagram of wrong size or type; about: its source */

@@ -65,12 +65,6 @@ void wg_icmp_limits_free(struct wg_icmp_limits *icmp)
 
 /* ---- what gets no error ---------------------------------------------------------------------- */
 
-/* One host's: not "this network", loopback, multicast, reserved or broadcast. */
-static bool v4_is_unicast(const uint8_t *address)
-{
-    return address[0] != 0 && address[0] != 127 && address[0] < 224;
-}
-
 /* ICMP errors, and types that nobody knows. */
 static bool v4_is_icmp_error(const uint8_t *ip, uint32_t length)
 {
@@ -94,15 +88,9 @@ static bool v4_is_icmp_error(const uint8_t *ip, uint32_t length)
 /* RFC 1122, section 3.2.2. */
 static bool v4_may_answer(const uint8_t *ip, uint32_t length)
 {
-    return v4_is_unicast(ip + WG_IPV4_SOURCE) && v4_is_unicast(ip + WG_IPV4_DESTINATION) &&
-           !wg_ipv4_is_later_fragment(ip) && !v4_is_icmp_error(ip, length);
-}
-
-static bool v6_is_unicast(const uint8_t *address)
-{
-    static const uint8_t zero[15];
-
-    return address[0] != 0xff && (memcmp(address, zero, 15) != 0 || address[15] > 1);
+    return wg_ipv4_is_unicast(ip + WG_IPV4_SOURCE) &&
+           wg_ipv4_is_unicast(ip + WG_IPV4_DESTINATION) && !wg_ipv4_is_later_fragment(ip) &&
+           !v4_is_icmp_error(ip, length);
 }
 
 /* The upper layer's protocol and where it begins; false for a fragment other than the first, or a
@@ -130,7 +118,7 @@ static bool v6_may_answer(const uint8_t *ip, uint32_t length)
     uint8_t protocol;
     uint32_t at;
 
-    if (!v6_is_unicast(ip + WG_IPV6_SOURCE) || !v6_is_unicast(ip + WG_IPV6_DESTINATION) ||
+    if (!wg_ipv6_is_unicast(ip + WG_IPV6_SOURCE) || !wg_ipv6_is_unicast(ip + WG_IPV6_DESTINATION) ||
         !v6_upper_layer(ip, length, &protocol, &at))
         return false;
     if (protocol != IPPROTO_ICMPV6)

@@ -3,6 +3,7 @@
 #define WGPY_IP_H
 #include <stdbool.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "bytes.h"
 
@@ -74,6 +75,18 @@ static inline const uint8_t *wg_ip_source(const uint8_t *ip)
 static inline const uint8_t *wg_ip_destination(const uint8_t *ip)
 {
     return ip + (wg_ip_is_v4(ip) ? WG_IPV4_DESTINATION : WG_IPV6_DESTINATION);
+}
+
+/* Addresses of one host: not "this network", loopback, multicast, reserved or broadcast. */
+static inline bool wg_ipv4_is_unicast(const uint8_t *address)
+{
+    return address[0] != 0 && address[0] != 127 && address[0] < 224;
+}
+static inline bool wg_ipv6_is_unicast(const uint8_t *address)
+{
+    static const uint8_t zero[15];
+
+    return address[0] != 0xff && (memcmp(address, zero, 15) != 0 || address[15] > 1);
 }
 
 /* ---- TCP (RFC 9293), UDP (RFC 768) ---- */

@@ -209,11 +209,11 @@ static uint32_t packets_left(const struct outgoing *frame)
 
 static void drop_without_peer(struct send_worker *worker, const struct outgoing *frame)
 {
-    wg_about about = wg_about_address(frame->destination, frame->gso.version == 4);
     uint32_t packets = packets_left(frame);
 
     wg_count(worker->device, tx_no_peer, packets);
-    wg_tally_add(&worker->device->drops[WG_DEVICE_DROP_NO_PEER], packets, worker->now_ns, &about);
+    wg_drop_to(worker->device, frame->destination, frame->gso.version == 4, packets,
+               worker->now_ns);
 }
 
 /* It has no endpoint, or what goes there comes back. */

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "endpoint.h"
+#include "ip.h"
 #include "tally.h"
 
 wg_about wg_about_endpoint(const wg_endpoint *endpoint, int error)
@@ -56,6 +57,17 @@ void wg_drop_from(wg_device *device, enum wg_device_drop why, const wg_endpoint 
     wg_about about = wg_about_endpoint(source, 0);
 
     wg_tally_add(&device->drops[why], 1, now_ns, &about);
+}
+
+/* What every host sends by itself (multicast) does not hide where somebody wanted to go. */
+void wg_drop_to(wg_device *device, const uint8_t *destination, bool v4, uint32_t packets,
+                uint64_t now_ns)
+{
+    bool one = v4 ? wg_ipv4_is_unicast(destination) : wg_ipv6_is_unicast(destination);
+    enum wg_device_drop why = one ? WG_DEVICE_DROP_NO_PEER : WG_DEVICE_DROP_MULTICAST;
+    wg_about about = wg_about_address(destination, v4);
+
+    wg_tally_add(&device->drops[why], packets, now_ns, &about);
 }
 
 void wg_refuse(wg_device *device, enum wg_refusal why, const wg_endpoint *source, uint64_t now_ns)
