@@ -114,7 +114,16 @@ BROKEN: list[tuple[Code, DeviceStatus, tuple[str, ...]]] = [
     (
         Code.NO_ANSWER,
         with_peer(ASKING),
-        ("4 handshakes", "20 s ago", E, "is lost", "nobody listens", KEY_TEXT, "another key"),
+        (
+            "4 handshakes",
+            "20 s ago",
+            E,
+            "is lost",
+            "nobody listens",
+            KEY_TEXT,
+            "another key",
+            "clock",
+        ),
     ),
     (Code.NO_ANSWER, with_peer(ASKING, handshake=Handshake.GIVEN_UP), ("given up",)),
     (Code.NO_ANSWER, with_peer(ASKING, last_received_age_s=3.0), ("messages of the peer come",)),

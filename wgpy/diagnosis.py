@@ -260,8 +260,8 @@ def _no_answer(status: DeviceStatus, peer: PeerStatus) -> str | None:
         )
     return (
         f"no answer to {asked}: UDP to or from {_endpoint(peer)} is lost, nobody listens there, "
-        f"the peer does not know our key {_key(status.public_key)}, or it has another key than "
-        "we have of it. Look there, with tcpdump and at its status"
+        f"the peer does not know our key {_key(status.public_key)}, it has another key than we "
+        "have of it, or our clock went back. Look there, with tcpdump and at its status"
     )
 
 
