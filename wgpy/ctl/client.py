@@ -6,7 +6,7 @@ Nothing is sent, for a daemon says it all by itself; and nothing that comes is t
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +18,7 @@ TIMEOUT_S: Final = 15.0  # for a whole document; of very many peers they come wi
 _CHUNK: Final = 1 << 18  # bytes read at a time
 
 
-def follow(path: Path, timeout_s: float = TIMEOUT_S) -> Iterator[DeviceStatus]:
+def follow(path: Path, timeout_s: float = TIMEOUT_S) -> Generator[DeviceStatus, None, None]:
     """Yield what a daemon tells of its interface: at once, then once a second, until it ends.
 
     Each has timeout_s to come, from when it is asked for.  Raises StatusError, at the first too.
