@@ -33,6 +33,7 @@ ROOMS: list[dict[str, set[str]]] = [
             "wgpy.units",
         },
         "wgpy.status": {"wgpy.addresses", "wgpy.config", "wgpy.errors", "wgpy.protocol"},
+        "wgpy.wgquick": {"wgpy.addresses", "wgpy.config"},
     },
     {
         "wgpy.diagnosis": {
