@@ -1,4 +1,4 @@
-"""The command `wgpy`, which root runs: no code comes from where the caller says."""
+"""The commands `wgpy` and `wgpyctl`, which root runs: no code is from where the caller says."""
 
 import os
 import site
@@ -21,10 +21,14 @@ def foreign(tmp_path: Path) -> Path:
 
 
 def run(
-    environment: dict[str, str], *, command: str | Path = COMMAND, cwd: Path | None = None
+    environment: dict[str, str],
+    argument: str = "--version",
+    *,
+    command: str | Path = COMMAND,
+    cwd: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [command, "--version"],
+        [command, argument],
         capture_output=True,
         text=True,
         timeout=20,
@@ -76,6 +80,15 @@ def test_it_may_be_linked_to(tmp_path: Path) -> None:
     link.symlink_to(COMMAND)
     (tmp_path / "wgpy").symlink_to("link")
     assert_is_wgpy(run({}, command=tmp_path / "wgpy"))
+
+
+def test_wgpyctl_is_as_isolated(foreign: Path) -> None:
+    command, link = COMMAND.with_name("wgpyctl"), foreign / "linked"
+    link.symlink_to(command)
+    for name in (command, link):
+        done = run({"PYTHONPATH": str(foreign), "PYTHONHOME": str(foreign)}, "--help", command=name)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith("usage: wgpyctl ")
 
 
 def test_it_is_found_by_path_as_well_as_by_name() -> None:

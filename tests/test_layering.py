@@ -99,7 +99,15 @@ ROOMS: list[dict[str, set[str]]] = [
         },
     },
     {
-        "wgpy.ctl": {"wgpy.errors", "wgpy.status"},
+        "wgpy.ctl": {
+            "wgpy.addresses",
+            "wgpy.config",
+            "wgpy.diagnosis",
+            "wgpy.errors",
+            "wgpy.protocol",
+            "wgpy.status",
+            "wgpy.wgquick",
+        },
         "wgpy.daemon": {
             "wgpy.dataplane",
             "wgpy.engine",

@@ -100,7 +100,7 @@ def ended(written: str) -> str:
 
 
 def test_the_documents_hold_the_commands_that_are_tried() -> None:
-    commands = ["apt-get", "(umask", "WG_QUICK_USERSPACE_IMPLEMENTATION=wgpy", "wgpy", "wg"]
+    commands = ["apt-get", "(umask", "WG_QUICK_USERSPACE_IMPLEMENTATION=wgpy", "wgpy", "wgpyctl"]
     assert [block.split()[0] for block in readme_blocks()] == commands
     assert len(manual_blocks()) == 4
     assert "<" not in config()

@@ -1,0 +1,134 @@
+"""Command line of wgpyctl -> what it does, and its exit status.
+
+Each command imports what it takes when it runs: `status` is to answer at once.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Final, NoReturn
+
+from wgpy.ctl.interfaces import ALL, Interfaces, NoInterfaceError
+from wgpy.ctl.outcome import EXIT_HEALTHY, EXIT_NO_INTERFACE, EXIT_USAGE, EXIT_WRONG, CallError
+from wgpy.errors import StatusError
+
+EXIT_STATUS: Final = """exit status:
+  0  nothing is wrong, but for notes
+  1  something is wrong with an interface, or its status cannot be had
+  2  the call is wrong, or needs what is not installed
+  3  there is no such interface
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USAGE, f"wgpyctl: {message} (see wgpyctl --help)\n")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return what takes the command line apart; `man wgpyctl` tells the same at length."""
+    parser = _Parser(
+        prog="wgpyctl",
+        description="Looks at WireGuard interfaces, wgpy's and others, and says what is wrong.",
+        epilog=EXIT_STATUS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    status = commands.add_parser("status", help="what is wrong, and what wg show would say")
+    _add_interface(status, f"name of an interface, or {ALL} (default)", default=ALL)
+    status.add_argument("--json", action="store_true", help="one JSON document a line")
+    watch = commands.add_parser("watch", help="a live table of an interface's peers")
+    _add_interface(watch, "name of the interface; needed if there are several", default=None)
+    metrics = commands.add_parser("metrics", help="text for Prometheus")
+    _add_interface(metrics, f"name of an interface, or {ALL} (default)", default=ALL)
+    metrics.add_argument(
+        "--listen",
+        metavar="[ADDRESS:]PORT",
+        help="serve them by HTTP, on the loopback address unless another is given",
+    )
+    metrics.add_argument(
+        "--names",
+        metavar="CONF",
+        help="a file of wg-quick whose peers have lines `# friendly_name = NAME`",
+    )
+    doctor = commands.add_parser("doctor", help="try out what can be wrong around an interface")
+    doctor.add_argument(
+        "target", metavar="NAME|CONF", help="name of an interface, or a file of wg-quick (with a /)"
+    )
+    return parser
+
+
+def _add_interface(parser: argparse.ArgumentParser, text: str, *, default: str | None) -> None:
+    parser.add_argument("interface", metavar="NAME", nargs="?", default=default, help=text)
+
+
+def main(argv: Sequence[str] | None = None, interfaces: Interfaces | None = None) -> int:
+    """Run the command; return the exit status.  Raises SystemExit on a wrong call."""
+    arguments = make_parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # whatever the locale can show
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        status = _run(arguments, interfaces or Interfaces())
+        sys.stdout.flush()
+    except NoInterfaceError as error:
+        return _fail(EXIT_NO_INTERFACE, str(error))
+    except StatusError as error:
+        return _fail(EXIT_WRONG, str(error))
+    except CallError as error:
+        return _fail(EXIT_USAGE, str(error))
+    except KeyboardInterrupt:
+        return EXIT_HEALTHY
+    except BrokenPipeError:  # the reader has seen enough; so that Python does not flush at exit:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return EXIT_HEALTHY
+    return status
+
+
+def _fail(status: int, text: str) -> int:
+    print(f"wgpyctl: {text}", file=sys.stderr)
+    return status
+
+
+def _run(arguments: argparse.Namespace, interfaces: Interfaces) -> int:
+    if arguments.command == "status":
+        from wgpy.ctl.show import show
+
+        return show(interfaces, arguments.interface, as_json=arguments.json)
+    if arguments.command == "watch":
+        _watch(interfaces, arguments.interface)
+    if arguments.command == "metrics":
+        return _metrics(interfaces, arguments)
+    from wgpy.ctl.doctor import examine
+
+    return examine(interfaces, arguments.target)
+
+
+def _watch(interfaces: Interfaces, name: str | None) -> NoReturn:
+    try:
+        from wgpy.ctl.watch import watch
+    except ModuleNotFoundError as error:
+        raise _missing(error, "rich", "watch") from error
+    watch(interfaces, name)
+
+
+def _metrics(interfaces: Interfaces, arguments: argparse.Namespace) -> int:
+    try:
+        from wgpy.ctl.conf_file import read_names
+        from wgpy.ctl.metrics import print_metrics, serve_metrics
+    except ModuleNotFoundError as error:
+        raise _missing(error, "prometheus_client", "metrics") from error
+    names = {} if arguments.names is None else read_names(Path(arguments.names))
+    if arguments.listen is None:
+        return print_metrics(interfaces, arguments.interface, names)
+    return serve_metrics(interfaces, arguments.interface, arguments.listen, names)
+
+
+def _missing(error: ModuleNotFoundError, package: str, extra: str) -> Exception:
+    if (error.name or "").partition(".")[0] != package:
+        return error
+    return CallError(f"it takes {package}, which is not installed: pip install 'wgpy[{extra}]'")
