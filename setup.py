@@ -8,6 +8,9 @@ setup(
     cffi_modules=["wgpy/dataplane/build.py:builder"],
     data_files=[
         ("share/man/man8", glob("man/*.8")),
+        ("share/bash-completion/completions", ["completions/wgpyctl"]),
+        ("share/zsh/site-functions", ["completions/_wgpyctl"]),
+        ("share/fish/vendor_completions.d", ["completions/wgpyctl.fish"]),
         ("lib/systemd/system", glob("systemd/*.service")),
     ],
 )
