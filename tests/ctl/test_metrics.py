@@ -1,5 +1,7 @@
 """`wgpyctl metrics`: read by Prometheus's own parser."""
 
+import json
+import re
 import socket
 import threading
 import urllib.request
@@ -27,6 +29,7 @@ from wgpy.ctl.outcome import CallError
 from wgpy.diagnosis import diagnose
 from wgpy.status import DeviceStatus, Tally
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 NOW_S = 1_000_000.0
 KEY = b64encode(PEER.public_key).decode()
 OF_PEER = {
@@ -203,3 +206,12 @@ def test_a_port_in_use_is_told_of_in_a_line(
     assert capsys.readouterr().err == (
         f"wgpyctl: cannot listen on 127.0.0.1 port {port}: Address already in use\n"
     )
+
+
+def test_the_dashboard_asks_for_metrics_that_there_are() -> None:
+    dashboard = json.loads((ROOT / "docs" / "grafana.json").read_text())
+    targets = [target for panel in dashboard["panels"] for target in panel["targets"]]
+    asked = set(re.findall(r"\b(?:wireguard|wgpy)_\w+", " ".join(one["expr"] for one in targets)))
+    peer = replace(PEER, drops=DROPS, refusals=(Tally("old-timestamp", 1),))
+    there = {one.name for one in samples(replace(HEALTHY, peers=(peer, SILENT)))}
+    assert asked == there - {"wgpy_status_readable"}
