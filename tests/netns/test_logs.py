@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from netns.lab import ENVIRONMENT, SOCKETS, Side, eventually, ping, taken
 
-LONG_S = 5.0
+LONG_S = 30.0  # for what takes a moment, or for ever if it is wrong
 # A /dev of our own, in the mount namespace that `ip netns exec` makes; $0: the log's socket, or "".
 OWN_DEV = """
 dev=$(mktemp -d)
