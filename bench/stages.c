@@ -41,7 +41,7 @@ enum {
 
 static uint8_t frame_master[FRAME], frame[FRAME]; /* a TCP super-packet as the TUN gives it */
 static uint8_t packets_master[FRAME + PACKETS * HEADERS]; /* and the packets it stands for */
-static uint8_t packets[sizeof packets_master];
+static uint8_t packets[sizeof(packets_master)];
 static uint32_t lengths[PACKETS];
 static uint8_t sealed_master[2][PACKETS * SLOT], sealed[PACKETS * SLOT]; /* LARGE, SMALL */
 static uint8_t lookups[LOOKUPS][16];
@@ -52,7 +52,7 @@ static struct wg_replay replay;
 static uint64_t replay_counter;
 static volatile uint64_t sink; /* keeps results from being optimised away */
 
-static void expect(int condition, const char *what)
+static void expect(bool condition, const char *what)
 {
     if (!condition) {
         fprintf(stderr, "stages: %s\n", what);
@@ -77,7 +77,7 @@ static void frame_make(void)
     static const uint8_t ip4[IP_LEN] = {0x45, 0, 0,  0, 0x12, 0x34, 0x40, 0, 64, 6,
                                         0,    0, 10, 9, 0,    1,    10,   9, 0,  2};
     uint8_t *ip = frame_master + WG_VNET_HDR_LEN;
-    memcpy(frame_master, &header, sizeof header);
+    memcpy(frame_master, &header, sizeof(header));
     memcpy(ip, ip4, IP_LEN);
     wg_store_be16(ip + 2, FRAME - WG_VNET_HDR_LEN);
     wg_store_be16(ip + 10, (uint16_t)~wg_checksum_fold(ip, IP_LEN, 0));
@@ -104,7 +104,7 @@ static void keys_make(const char *aead)
 {
     static const uint8_t raw[WG_KEY_LEN] = {1, 2, 3, 4, 5, 6, 7, 8};
     const struct wg_aead_backend *backend = wg_aead_find(aead);
-    expect(backend != NULL, "there is no such AEAD here");
+    expect(backend, "there is no such AEAD here");
     expect(wg_aead_key_init(&seal_key, backend, raw, true, 1) == 0 &&
                wg_aead_key_init(&open_key, backend, raw, false, 1) == 0,
            "no memory for keys");
@@ -150,9 +150,9 @@ static void lookups_make(uint32_t peers, uint8_t family)
 
 static void prepare_nothing(void) {}
 static void prepare_frame(void) { memcpy(frame, frame_master, FRAME); }
-static void prepare_packets(void) { memcpy(packets, packets_master, sizeof packets); }
-static void prepare_open_large(void) { memcpy(sealed, sealed_master[0], sizeof sealed); }
-static void prepare_open_small(void) { memcpy(sealed, sealed_master[1], sizeof sealed); }
+static void prepare_packets(void) { memcpy(packets, packets_master, sizeof(packets)); }
+static void prepare_open_large(void) { memcpy(sealed, sealed_master[0], sizeof(sealed)); }
+static void prepare_open_small(void) { memcpy(sealed, sealed_master[1], sizeof(sealed)); }
 static void prepare_lookup_one(void) { lookups_make(1, 4); }
 static void prepare_lookup4(void) { lookups_make(PEERS, 4); }
 static void prepare_lookup6(void) { lookups_make(PEERS, 6); }
@@ -239,7 +239,7 @@ static const struct stage {
     {"lookup4", prepare_lookup4, run_lookup4, LOOKUPS},
     {"lookup6", prepare_lookup6, run_lookup6, LOOKUPS},
 };
-#define STAGES (sizeof stages / sizeof stages[0])
+#define STAGES (sizeof(stages) / sizeof(stages[0]))
 
 /* ---- measuring ------------------------------------------------------------------------------- */
 
@@ -265,16 +265,16 @@ static void measure(const struct stage *stage, uint32_t rounds)
         stage->run();
         taken_ns[i] = now_ns() - begin_ns;
     }
-    qsort(taken_ns, rounds, sizeof taken_ns[0], by_size);
+    qsort(taken_ns, rounds, sizeof(taken_ns[0]), by_size);
     printf("%s %u %.2f %.2f\n", stage->name, stage->packets, (double)taken_ns[0] / stage->packets,
            (double)taken_ns[rounds / 2] / stage->packets);
 }
 
 static bool is_chosen(const char *name, char **chosen)
 {
-    if (*chosen == NULL)
+    if (!*chosen)
         return true;
-    for (; *chosen != NULL; chosen++) {
+    for (; *chosen; chosen++) {
         if (strcmp(name, *chosen) == 0)
             return true;
     }
@@ -292,7 +292,7 @@ int main(int argc, char **argv)
     seal_all(sealed_master[0], LARGE);
     seal_all(sealed_master[1], SMALL);
     gro = wg_gro_new();
-    expect(gro != NULL, "no memory");
+    expect(gro, "no memory");
     device_one = device_make(1);
     device_many = device_make(PEERS);
     for (size_t i = 0; i < STAGES; i++) {

@@ -53,7 +53,7 @@ static IMB_MGR *ipsec_mb_manager_new(void)
 {
     IMB_ARCH arch = IMB_ARCH_NONE;
     IMB_MGR *manager = alloc_mb_mgr(0);
-    if (manager == NULL)
+    if (!manager)
         return NULL;
     init_mb_mgr_auto(manager, &arch);
     if (arch >= IMB_ARCH_SSE && imb_get_errno(manager) == 0)
@@ -67,7 +67,7 @@ static void ipsec_mb_manager_free(void *manager) { free_mb_mgr(manager); }
 static void ipsec_mb_probe(void)
 {
     IMB_MGR *manager = ipsec_mb_manager_new();
-    if (manager == NULL)
+    if (!manager)
         return;
     free_mb_mgr(manager);
     ipsec_mb_works = pthread_key_create(&ipsec_mb_manager_key, ipsec_mb_manager_free) == 0;
@@ -88,10 +88,10 @@ static void ipsec_mb_key_clear(struct wg_aead_key *key) { (void)key; }
 
 static IMB_MGR *ipsec_mb_manager(void)
 {
-    if (wg_likely(ipsec_mb_thread_manager != NULL))
+    if (wg_likely(ipsec_mb_thread_manager))
         return ipsec_mb_thread_manager;
     IMB_MGR *manager = ipsec_mb_manager_new();
-    must(manager != NULL && pthread_setspecific(ipsec_mb_manager_key, manager) == 0,
+    must(manager && pthread_setspecific(ipsec_mb_manager_key, manager) == 0,
          "no memory for this thread's ipsec-mb manager");
     return ipsec_mb_thread_manager = manager;
 }
@@ -119,7 +119,7 @@ static void ipsec_mb_run(const struct wg_aead_key *key, const uint8_t *nonce,
     job->auth_tag_output = tag;
     job->auth_tag_output_len_in_bytes = WG_TAG_LEN;
     job = IMB_SUBMIT_JOB_NOCHECK(manager);
-    must(job != NULL && job->status == IMB_STATUS_COMPLETED, "ipsec-mb refused a message");
+    must(job && job->status == IMB_STATUS_COMPLETED, "ipsec-mb refused a message");
 }
 
 static void ipsec_mb_seal(struct wg_aead_key *key, uint32_t worker, const uint8_t *nonce,
@@ -151,7 +151,7 @@ static void openssl_fetch(void)
 
 static bool openssl_usable(void)
 {
-    return pthread_once(&openssl_once, openssl_fetch) == 0 && openssl_cipher != NULL;
+    return pthread_once(&openssl_once, openssl_fetch) == 0 && openssl_cipher;
 }
 
 static int openssl_key_init(struct wg_aead_key *key, bool seal, uint32_t workers)
@@ -159,11 +159,11 @@ static int openssl_key_init(struct wg_aead_key *key, bool seal, uint32_t workers
     for (uint32_t worker = 0; worker < workers; worker++) {
         EVP_CIPHER_CTX *context = EVP_CIPHER_CTX_new();
         key->state[worker] = context;
-        if (context == NULL ||
+        if (!context ||
             EVP_CipherInit_ex2(context, openssl_cipher, key->raw, NULL, seal ? 1 : 0, NULL) != 1)
             return -ENOMEM;
     }
-    OPENSSL_cleanse(key->raw, sizeof key->raw); /* the contexts hold it now */
+    OPENSSL_cleanse(key->raw, sizeof(key->raw)); /* the contexts hold it now */
     return 0;
 }
 
@@ -213,13 +213,13 @@ static const struct wg_aead_backend aead_backends[] = {
 #endif
     {"openssl", openssl_usable, openssl_key_init, openssl_key_clear, openssl_seal, openssl_open},
 };
-#define AEAD_BACKENDS (sizeof aead_backends / sizeof aead_backends[0])
+#define AEAD_BACKENDS (sizeof(aead_backends) / sizeof(aead_backends[0]))
 
 const struct wg_aead_backend *wg_aead_find(const char *name)
 {
     for (size_t i = 0; i < AEAD_BACKENDS; i++) {
         const struct wg_aead_backend *backend = &aead_backends[i];
-        if ((name == NULL || strcmp(name, backend->name) == 0) && backend->usable())
+        if ((!name || strcmp(name, backend->name) == 0) && backend->usable())
             return backend;
     }
     return NULL;
@@ -253,20 +253,20 @@ int wg_aead_key_init(struct wg_aead_key *key, const struct wg_aead_backend *back
                      const uint8_t raw[WG_KEY_LEN], bool seal, uint32_t workers)
 {
     must(workers <= WG_MAX_WORKERS, "more workers than WG_MAX_WORKERS");
-    memset(key, 0, sizeof *key);
+    memset(key, 0, sizeof(*key));
     key->backend = backend;
     memcpy(key->raw, raw, WG_KEY_LEN);
-    int err = backend->key_init(key, seal, workers);
-    if (err != 0)
+    int error = backend->key_init(key, seal, workers);
+    if (error)
         wg_aead_key_clear(key);
-    return err;
+    return error;
 }
 
 void wg_aead_key_clear(struct wg_aead_key *key)
 {
-    if (key->backend != NULL)
+    if (key->backend)
         key->backend->key_clear(key);
-    OPENSSL_cleanse(key, sizeof *key);
+    OPENSSL_cleanse(key, sizeof(*key));
 }
 
 /* ---- packets --------------------------------------------------------------------------------- */

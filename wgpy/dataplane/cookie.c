@@ -51,7 +51,7 @@ struct wg_cookie_checker {
 static int keys_set(wg_device *device, uint8_t *to, bool *has, const uint8_t *key)
 {
     pthread_rwlock_wrlock(&device->tables);
-    *has = key != NULL;
+    *has = key;
     if (key)
         memcpy(to, key, WG_KEY_LEN);
     else

@@ -160,7 +160,7 @@ static enum flow_kind read_tcp(struct packet_shape *shape)
     flags = wg_load_be16(tcp + WG_TCP_FLAGS) & WG_TCP_FLAGS_ALL;
     shape->header_length = shape->transport + header;
     shape->payload = room - header;
-    shape->joins = shape->payload != 0 && (flags & ~WG_TCP_FLAG_PSH) == WG_TCP_FLAG_ACK;
+    shape->joins = shape->payload && (flags & ~WG_TCP_FLAG_PSH) == WG_TCP_FLAG_ACK;
     shape->ends = flags & WG_TCP_FLAG_PSH;
     return ONE_FLOW;
 }
@@ -174,7 +174,7 @@ static enum flow_kind read_udp(struct packet_shape *shape)
         return ANY_FLOW;
     shape->header_length = shape->transport + WG_UDP_LEN;
     shape->payload = room - WG_UDP_LEN;
-    shape->joins = shape->payload != 0 && wg_load_be16(udp + WG_UDP_LENGTH) == room &&
+    shape->joins = shape->payload && wg_load_be16(udp + WG_UDP_LENGTH) == room &&
                    wg_load_be16(udp + WG_UDP_CHECKSUM) != 0;
     return ONE_FLOW;
 }
@@ -185,9 +185,9 @@ static enum flow_kind read_shape(const struct wg_gro *gro, struct packet_shape *
     enum flow_kind kind = NO_FLOW;
 
     *shape = (struct packet_shape){.ip = packet, .length = length};
-    if (length != 0 && wg_ip_version(packet) == 4)
+    if (length && wg_ip_version(packet) == 4)
         kind = read_ipv4(gro, shape);
-    else if (length != 0 && wg_ip_version(packet) == 6)
+    else if (length && wg_ip_version(packet) == 6)
         kind = read_ipv6(gro, shape);
     if (kind != ONE_FLOW)
         return kind;

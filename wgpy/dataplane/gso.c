@@ -68,7 +68,7 @@ static uint32_t skip_extensions(const struct wg_gso *gso)
             return 0;
         if (next != IPPROTO_HOPOPTS && next != IPPROTO_DSTOPTS && next != IPPROTO_ROUTING)
             return 0;
-        if (next == IPPROTO_ROUTING && ip[at + 3] != 0)
+        if (next == IPPROTO_ROUTING && ip[at + 3])
             return 0;
         next = ip[at];
         at += wg_ipv6_extension_length(ip + at);
@@ -155,19 +155,19 @@ static int begin_super_packet(struct wg_gso *gso, uint32_t ip_header,
 
     gso->protocol = gso_protocol(vnet->gso_type, gso->version);
     transport = gso->protocol ? find_transport(gso, ip_header) : 0;
-    if (transport == 0 || transport > gso->length)
+    if (!transport || transport > gso->length)
         return -EINVAL;
     gso->transport = (uint16_t)transport;
     transport_header = transport_header_length(gso);
     gso->header_length = gso->transport + transport_header;
-    if (transport_header == 0 || gso->header_length > sizeof(gso->header))
+    if (!transport_header || gso->header_length > sizeof(gso->header))
         return -EINVAL;
     if ((vnet->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) &&
         (vnet->csum_start != gso->transport ||
          vnet->csum_offset != (gso->protocol == IPPROTO_TCP ? WG_TCP_CHECKSUM : WG_UDP_CHECKSUM)))
         return -EINVAL;
     payload = gso->length - gso->header_length;
-    if (vnet->gso_size == 0 || payload == 0)
+    if (!vnet->gso_size || !payload)
         return -EINVAL;
     gso->segment = vnet->gso_size < payload ? vnet->gso_size : payload;
     gso->count = (payload + gso->segment - 1) / gso->segment;
@@ -200,7 +200,7 @@ int wg_gso_begin(struct wg_gso *gso, uint8_t *frame, size_t length, uint32_t fea
     gso->header_length = gso->segment = gso->offset = gso->index = gso->count = 0;
     gso->protocol = 0;
     ip_header = read_ip_header(gso, length);
-    if (ip_header == 0)
+    if (!ip_header)
         return -EINVAL;
     if (vnet.gso_type == VIRTIO_NET_HDR_GSO_NONE)
         return begin_plain_packet(gso, ip_header, &vnet);
@@ -229,7 +229,7 @@ static void fill_tcp_header(const struct wg_gso *gso, uint8_t *tcp, uint32_t pay
     uint16_t flags = gso->flags;
     uint64_t sum;
 
-    if (gso->index != 0)
+    if (gso->index)
         flags &= (uint16_t)~WG_TCP_FLAG_CWR;
     if (gso->index + 1 != gso->count)
         flags &= (uint16_t) ~(WG_TCP_FLAG_FIN | WG_TCP_FLAG_PSH);
@@ -258,7 +258,7 @@ bool wg_gso_next(struct wg_gso *gso, struct wg_packet *packet)
     if (gso->index == gso->count)
         return false;
     *packet = (struct wg_packet){.data = ip, .length = gso->length};
-    if (gso->segment != 0) {
+    if (gso->segment) {
         if (payload > gso->segment)
             payload = gso->segment;
         packet->length = gso->header_length + payload;
