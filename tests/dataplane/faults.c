@@ -1,8 +1,8 @@
 /* Stands between the core and the kernel, for core.py links with --wrap: before each call the
  * test's hook says how the kernel answers it (faults.py). */
 #include <errno.h>
+#include <linux/udp.h>
 #include <netinet/in.h>
-#include <netinet/udp.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -12,10 +12,6 @@
 
 #include "bytes.h"
 #include "doors.h"
-
-#ifndef UDP_SEGMENT
-#define UDP_SEGMENT 103
-#endif
 
 int (*fault_on_sendmmsg)(struct fault_message *messages, unsigned int count);
 int (*fault_on_ioctl)(void);

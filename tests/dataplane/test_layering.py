@@ -70,7 +70,7 @@ KERNEL_HEADERS = re.compile(r"(linux|sys|arpa|net)/|netinet/udp\.h|(poll|time|un
 INCLUDERS: dict[str, set[str]] = {
     "tun": {"linux/virtio_net.h", "sys/uio.h", "unistd.h"},
     "udp": {
-        *("arpa/inet.h", "linux/sockios.h", "netinet/udp.h", "poll.h", "sys/ioctl.h"),
+        *("arpa/inet.h", "linux/sockios.h", "linux/udp.h", "poll.h", "sys/ioctl.h"),
         *("sys/mman.h", "sys/socket.h", "time.h"),
     },
     "events": {"poll.h", "time.h", "unistd.h"},

@@ -18,8 +18,8 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <linux/sockios.h>
+#include <linux/udp.h>
 #include <netinet/in.h>
-#include <netinet/udp.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,16 +31,6 @@
 #include "bytes.h"
 #include "endpoint.h"
 #include "udp.h"
-
-#ifndef UDP_SEGMENT
-#define UDP_SEGMENT 103
-#endif
-#ifndef UDP_GRO
-#define UDP_GRO 104
-#endif
-#ifndef SO_TIMESTAMPNS_NEW /* Linux 5.1 */
-#define SO_TIMESTAMPNS_NEW 64
-#endif
 
 #define WAIT_MS 10 /* a fast link has made room by then */
 #define CONTROL_LEN                                                                                \
