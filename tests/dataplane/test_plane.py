@@ -4,6 +4,7 @@ import errno
 import os
 import select
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,12 +13,13 @@ from contextlib import AbstractContextManager, ExitStack
 import core_numbers as numbers
 import pytest
 
-from wgpy.config import Endpoint
+from wgpy.config import KEY_LEN, Endpoint
 from wgpy.dataplane._core import lib
 from wgpy.dataplane.plane import Plane, aead_backends
 from wgpy.dataplane.types import PlaneIO, Session, WorkerIO
+from wgpy.linux.tun import VNET_HDR_LEN
 from wgpy.ports import Feature
-from wgpy.protocol import constants
+from wgpy.protocol import constants, messages
 
 from .ends import NO_FEATURES, WAIT_S
 
@@ -284,6 +286,13 @@ def test_control_and_core_have_the_same_numbers() -> None:
     assert constants.REJECT_AFTER_TIME_S == lib.WG_REJECT_AFTER_TIME_S
     assert constants.REKEY_TIMEOUT_S == lib.WG_REKEY_TIMEOUT_S
     assert constants.KEEPALIVE_TIMEOUT_S == lib.WG_KEEPALIVE_TIMEOUT_S
+    assert struct.unpack("=i", VNET_HDR_LEN) == (lib.WG_VNET_HDR_LEN,)
+    assert (KEY_LEN, messages.MAC_LEN) == (lib.WG_KEY_LEN, lib.WG_MAC_LEN)
+    assert messages.INITIATION_LEN == lib.WG_INITIATION_LEN
+    assert messages.RESPONSE_LEN == lib.WG_RESPONSE_LEN
+    assert messages.COOKIE_REPLY_LEN == lib.WG_COOKIE_REPLY_LEN
+    for message_type in messages.MessageType:
+        assert message_type == getattr(lib, f"WG_MESSAGE_{message_type.name}")
     for feature in Feature:
         assert feature == getattr(lib, f"WG_FEATURE_{feature.name}")
 
