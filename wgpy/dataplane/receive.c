@@ -4,11 +4,13 @@
  *   2. batch       recvmmsg: several trains of equal-size datagrams; what waited too long in a
  *                  queue that stands is dropped
  *   3. classify    size, type, mac1; under load mac2, or else a cookie reply, and a rate per
- * source; what is left of the handshake messages goes to control
+ *                  source; what is left of the handshake messages goes to control
  *   4. open        under the read lock: index -> keypair -> age -> AEAD in place -> replay
  *   5. arrival     once per train and keypair: confirm the key, roam, stamp, ask for a rekey
  *   6. inner       version, length, source against allowed IPs, ECN (RFC 6040)
  *   7. write       outside the lock: coalesced frames to the TUN
+ *
+ * The functions stand from the last step to the first: what is called above who calls it.
  *
  * Every datagram is hostile until its tag is right, and its content even then. */
 #include <errno.h>
@@ -66,6 +68,211 @@ static void refused_by_tun(struct receive_worker *worker, uint32_t packets, int 
 
     wg_count(worker->device, rx_tun_errors, packets);
     wg_tally_add(&worker->device->drops[WG_DEVICE_DROP_TUN_ERROR], packets, worker->now_ns, &about);
+}
+
+/* ---- 7. write -------------------------------------------------------------------------------- */
+
+/* Where the frame has to go, of which the IP header is in one piece. */
+static int frame_fd(struct receive_worker *worker, const struct iovec *iov)
+{
+    wg_device *device = worker->device;
+    const struct iovec *ip = iov + (device->io.features & WG_FEATURE_VNET_HDR ? 1 : 0);
+    uint32_t queue = wg_flow_queue(device, worker->index, ip->iov_base, (uint32_t)ip->iov_len);
+
+    return device->io.workers[queue].tun_fd;
+}
+
+/* Some kernels refuse coalesced frames with EINVAL: the same packets then go one by one. */
+static int write_singly(struct receive_worker *worker, int fd)
+{
+    struct iovec iov[WG_GRO_SEGMENTS + 2];
+    int error = 0, count;
+
+    while (error != -EBADFD && (count = wg_gro_next_single(worker->gro, iov)) > 0) {
+        error = wg_tun_write(fd, iov, count);
+        wg_count(worker->device, rx_tun_writes, 1);
+        if (error)
+            refused_by_tun(worker, 1, error);
+    }
+    return error;
+}
+
+/* Only a TUN that is gone is an error; EIO is a link that is down just now. */
+static int write_frames(struct receive_worker *worker)
+{
+    struct iovec iov[WG_GRO_SEGMENTS + 2];
+    uint32_t packets;
+    int error = 0, count;
+
+    while (error != -EBADFD && (count = wg_gro_next(worker->gro, iov, &packets)) > 0) {
+        int fd = frame_fd(worker, iov);
+        error = wg_tun_write(fd, iov, count);
+        wg_count(worker->device, rx_tun_writes, 1);
+        if (error == -EINVAL && packets > 1)
+            error = write_singly(worker, fd);
+        else if (error)
+            refused_by_tun(worker, packets, error);
+    }
+    return error == -EBADFD ? error : 0;
+}
+
+/* ---- 6. inner -------------------------------------------------------------------------------- */
+
+/* The IP packet's own length within the padded payload, or 0 when it is no IP packet. */
+static uint32_t inner_length(const uint8_t *ip, uint32_t padded)
+{
+    uint32_t length = 0, header = WG_IPV4_LEN;
+
+    if (padded >= WG_IPV4_LEN && wg_ip_version(ip) == 4) {
+        length = wg_load_be16(ip + WG_IPV4_TOTAL_LENGTH);
+    } else if (padded >= WG_IPV6_LEN && wg_ip_version(ip) == 6) {
+        header = WG_IPV6_LEN;
+        length = wg_load_be16(ip + WG_IPV6_PAYLOAD_LENGTH) + WG_IPV6_LEN;
+    }
+    return length >= header && length <= padded ? length : 0;
+}
+
+static bool source_allowed(const wg_device *device, const uint8_t *ip, const struct wg_peer *peer)
+{
+    const struct wg_allowedips *trie = &device->allowedips;
+
+    return peer == (wg_ip_is_v4(ip) ? wg_allowedips_find4(trie, wg_ip_source(ip))
+                                    : wg_allowedips_find6(trie, wg_ip_source(ip)));
+}
+
+static void drop_not_allowed(struct receive_worker *worker, struct wg_peer *peer, const uint8_t *ip)
+{
+    wg_about about = wg_about_address(wg_ip_source(ip), wg_ip_is_v4(ip));
+
+    wg_count(worker->device, rx_not_allowed, 1);
+    wg_tally_add(&peer->drops[WG_PEER_DROP_NOT_ALLOWED], 1, worker->now_ns, &about);
+}
+
+static void receive_inner(struct receive_worker *worker, struct wg_peer *peer, uint8_t *ip,
+                          uint32_t padded, uint8_t outer_tos)
+{
+    wg_device *device = worker->device;
+    uint32_t length = inner_length(ip, padded);
+
+    if (!length) {
+        wg_count(device, rx_malformed, 1);
+        drop_of_peer(worker, peer, WG_PEER_DROP_MALFORMED);
+        return;
+    }
+    if (!source_allowed(device, ip, peer)) {
+        drop_not_allowed(worker, peer, ip);
+        return;
+    }
+    if (wg_unlikely(!wg_ecn_decapsulate(ip, outer_tos)))
+        wg_count(device, rx_ecn_ignored, 1);
+    int error = wg_gro_add(worker->gro, ip, length);
+    if (error)
+        refused_by_tun(worker, 1, error);
+}
+
+/* ---- 5. arrival ------------------------------------------------------------------------------ */
+
+struct arrival { /* what came in one train under one keypair */
+    struct wg_keypair *keypair;
+    uint64_t bytes;   /* UDP payload */
+    uint32_t packets; /* messages */
+    uint32_t data;    /* those of them that had a payload */
+};
+
+/* The responder's next key is in use from the first authenticated message on (6.3, kernel module).
+ */
+static void confirm_key(struct wg_keypair *keypair)
+{
+    if (keypair->peer->keypairs.next == keypair && !atomic_exchange(&keypair->confirmed, true))
+        wg_event_pend(keypair->peer, WG_KEY_CONFIRMED);
+}
+
+/* 6.2: the initiator of an ageing session renews it even when it only receives; once per key. */
+static void rekey_on_receive(struct receive_worker *worker, struct wg_peer *peer)
+{
+    struct wg_keypair *current = peer->keypairs.current;
+    uint64_t limit =
+        WG_SECONDS(WG_REJECT_AFTER_TIME_S - WG_KEEPALIVE_TIMEOUT_S - WG_REKEY_TIMEOUT_S);
+
+    if (current && current->initiator && atomic_load(&current->can_send) &&
+        wg_keypair_age_ns(current, worker->now_ns) >= limit &&
+        !atomic_exchange(&current->asked_last_minute, true))
+        wg_peer_ask_handshake(peer, worker->now_ns);
+}
+
+static void arrival_end(struct receive_worker *worker, struct arrival *arrival,
+                        const wg_endpoint *source)
+{
+    struct wg_keypair *keypair = arrival->keypair;
+
+    if (!keypair)
+        return;
+    confirm_key(keypair);
+    wg_peer_roam(keypair->peer, source);
+    wg_peer_stamp_received(keypair->peer, arrival->bytes, arrival->data, worker->now_ns);
+    rekey_on_receive(worker, keypair->peer);
+    wg_count(worker->device, rx_packets, arrival->packets);
+    arrival->keypair = NULL;
+}
+
+static void arrival_add(struct receive_worker *worker, struct arrival *arrival,
+                        struct wg_keypair *keypair, uint32_t length, const wg_endpoint *source)
+{
+    if (arrival->keypair != keypair) {
+        arrival_end(worker, arrival, source);
+        *arrival = (struct arrival){.keypair = keypair};
+    }
+    arrival->bytes += length;
+    arrival->packets++;
+    arrival->data += length > WG_TRANSPORT_OVERHEAD;
+}
+
+/* ---- 4. open --------------------------------------------------------------------------------- */
+
+static struct wg_keypair *receiving_keypair(struct receive_worker *worker, const uint8_t *message,
+                                            const wg_endpoint *source)
+{
+    struct wg_index_entry *entry = wg_index_find(worker->device, wg_load_le32(message + 4));
+
+    if (!entry || !entry->keypair) {
+        drop_unknown_index(worker, source);
+        return NULL;
+    }
+    if (wg_keypair_age_ns(entry->keypair, worker->now_ns) >= WG_SECONDS(WG_REJECT_AFTER_TIME_S)) {
+        wg_count(worker->device, rx_expired, 1);
+        drop_of_peer(worker, entry->peer, WG_PEER_DROP_EXPIRED);
+        return NULL;
+    }
+    return entry->keypair;
+}
+
+static bool replay_accepts(struct wg_keypair *keypair, uint64_t counter)
+{
+    pthread_spin_lock(&keypair->replay_lock);
+    bool accepted = wg_replay_accept(&keypair->replay, counter);
+    pthread_spin_unlock(&keypair->replay_lock);
+    return accepted;
+}
+
+/* In place: the payload ends up behind the transport header. */
+static bool open_message(struct receive_worker *worker, struct wg_keypair *keypair,
+                         uint8_t *message, uint32_t length)
+{
+    uint64_t counter = wg_load_le64(message + 8);
+    uint8_t *payload = message + WG_TRANSPORT_HEADER_LEN;
+
+    if (!wg_aead_open(&keypair->receive_key, worker->index, counter, payload, payload,
+                      length - WG_TRANSPORT_HEADER_LEN)) {
+        wg_count(worker->device, rx_bad_tag, 1);
+        drop_of_peer(worker, keypair->peer, WG_PEER_DROP_BAD_TAG);
+        return false;
+    }
+    if (!replay_accepts(keypair, counter)) {
+        wg_count(worker->device, rx_replayed, 1);
+        drop_of_peer(worker, keypair->peer, WG_PEER_DROP_REPLAYED);
+        return false;
+    }
+    return true;
 }
 
 /* ---- 3. classify ----------------------------------------------------------------------------- */
@@ -150,165 +357,6 @@ static void receive_handshake(struct receive_worker *worker, uint32_t type, cons
     }
 }
 
-/* ---- 4. open --------------------------------------------------------------------------------- */
-
-static struct wg_keypair *receiving_keypair(struct receive_worker *worker, const uint8_t *message,
-                                            const wg_endpoint *source)
-{
-    struct wg_index_entry *entry = wg_index_find(worker->device, wg_load_le32(message + 4));
-
-    if (!entry || !entry->keypair) {
-        drop_unknown_index(worker, source);
-        return NULL;
-    }
-    if (wg_keypair_age_ns(entry->keypair, worker->now_ns) >= WG_SECONDS(WG_REJECT_AFTER_TIME_S)) {
-        wg_count(worker->device, rx_expired, 1);
-        drop_of_peer(worker, entry->peer, WG_PEER_DROP_EXPIRED);
-        return NULL;
-    }
-    return entry->keypair;
-}
-
-static bool replay_accepts(struct wg_keypair *keypair, uint64_t counter)
-{
-    pthread_spin_lock(&keypair->replay_lock);
-    bool accepted = wg_replay_accept(&keypair->replay, counter);
-    pthread_spin_unlock(&keypair->replay_lock);
-    return accepted;
-}
-
-/* In place: the payload ends up behind the transport header. */
-static bool open_message(struct receive_worker *worker, struct wg_keypair *keypair,
-                         uint8_t *message, uint32_t length)
-{
-    uint64_t counter = wg_load_le64(message + 8);
-    uint8_t *payload = message + WG_TRANSPORT_HEADER_LEN;
-
-    if (!wg_aead_open(&keypair->receive_key, worker->index, counter, payload, payload,
-                      length - WG_TRANSPORT_HEADER_LEN)) {
-        wg_count(worker->device, rx_bad_tag, 1);
-        drop_of_peer(worker, keypair->peer, WG_PEER_DROP_BAD_TAG);
-        return false;
-    }
-    if (!replay_accepts(keypair, counter)) {
-        wg_count(worker->device, rx_replayed, 1);
-        drop_of_peer(worker, keypair->peer, WG_PEER_DROP_REPLAYED);
-        return false;
-    }
-    return true;
-}
-
-/* ---- 5. arrival ------------------------------------------------------------------------------ */
-
-struct arrival { /* what came in one train under one keypair */
-    struct wg_keypair *keypair;
-    uint64_t bytes;   /* UDP payload */
-    uint32_t packets; /* messages */
-    uint32_t data;    /* those of them that had a payload */
-};
-
-/* The responder's next key is in use from the first authenticated message on (6.3, kernel module).
- */
-static void confirm_key(struct wg_keypair *keypair)
-{
-    if (keypair->peer->keypairs.next == keypair && !atomic_exchange(&keypair->confirmed, true))
-        wg_event_pend(keypair->peer, WG_KEY_CONFIRMED);
-}
-
-/* 6.2: the initiator of an ageing session renews it even when it only receives; once per key. */
-static void rekey_on_receive(struct receive_worker *worker, struct wg_peer *peer)
-{
-    struct wg_keypair *current = peer->keypairs.current;
-    uint64_t limit =
-        WG_SECONDS(WG_REJECT_AFTER_TIME_S - WG_KEEPALIVE_TIMEOUT_S - WG_REKEY_TIMEOUT_S);
-
-    if (current && current->initiator && atomic_load(&current->can_send) &&
-        wg_keypair_age_ns(current, worker->now_ns) >= limit &&
-        !atomic_exchange(&current->asked_last_minute, true))
-        wg_peer_ask_handshake(peer, worker->now_ns);
-}
-
-static void arrival_end(struct receive_worker *worker, struct arrival *arrival,
-                        const wg_endpoint *source)
-{
-    struct wg_keypair *keypair = arrival->keypair;
-
-    if (!keypair)
-        return;
-    confirm_key(keypair);
-    wg_peer_roam(keypair->peer, source);
-    wg_peer_stamp_received(keypair->peer, arrival->bytes, arrival->data, worker->now_ns);
-    rekey_on_receive(worker, keypair->peer);
-    wg_count(worker->device, rx_packets, arrival->packets);
-    arrival->keypair = NULL;
-}
-
-static void arrival_add(struct receive_worker *worker, struct arrival *arrival,
-                        struct wg_keypair *keypair, uint32_t length, const wg_endpoint *source)
-{
-    if (arrival->keypair != keypair) {
-        arrival_end(worker, arrival, source);
-        *arrival = (struct arrival){.keypair = keypair};
-    }
-    arrival->bytes += length;
-    arrival->packets++;
-    arrival->data += length > WG_TRANSPORT_OVERHEAD;
-}
-
-/* ---- 6. inner -------------------------------------------------------------------------------- */
-
-/* The IP packet's own length within the padded payload, or 0 when it is no IP packet. */
-static uint32_t inner_length(const uint8_t *ip, uint32_t padded)
-{
-    uint32_t length = 0, header = WG_IPV4_LEN;
-
-    if (padded >= WG_IPV4_LEN && wg_ip_version(ip) == 4) {
-        length = wg_load_be16(ip + WG_IPV4_TOTAL_LENGTH);
-    } else if (padded >= WG_IPV6_LEN && wg_ip_version(ip) == 6) {
-        header = WG_IPV6_LEN;
-        length = wg_load_be16(ip + WG_IPV6_PAYLOAD_LENGTH) + WG_IPV6_LEN;
-    }
-    return length >= header && length <= padded ? length : 0;
-}
-
-static bool source_allowed(const wg_device *device, const uint8_t *ip, const struct wg_peer *peer)
-{
-    const struct wg_allowedips *trie = &device->allowedips;
-
-    return peer == (wg_ip_is_v4(ip) ? wg_allowedips_find4(trie, wg_ip_source(ip))
-                                    : wg_allowedips_find6(trie, wg_ip_source(ip)));
-}
-
-static void drop_not_allowed(struct receive_worker *worker, struct wg_peer *peer, const uint8_t *ip)
-{
-    wg_about about = wg_about_address(wg_ip_source(ip), wg_ip_is_v4(ip));
-
-    wg_count(worker->device, rx_not_allowed, 1);
-    wg_tally_add(&peer->drops[WG_PEER_DROP_NOT_ALLOWED], 1, worker->now_ns, &about);
-}
-
-static void receive_inner(struct receive_worker *worker, struct wg_peer *peer, uint8_t *ip,
-                          uint32_t padded, uint8_t outer_tos)
-{
-    wg_device *device = worker->device;
-    uint32_t length = inner_length(ip, padded);
-
-    if (!length) {
-        wg_count(device, rx_malformed, 1);
-        drop_of_peer(worker, peer, WG_PEER_DROP_MALFORMED);
-        return;
-    }
-    if (!source_allowed(device, ip, peer)) {
-        drop_not_allowed(worker, peer, ip);
-        return;
-    }
-    if (wg_unlikely(!wg_ecn_decapsulate(ip, outer_tos)))
-        wg_count(device, rx_ecn_ignored, 1);
-    int error = wg_gro_add(worker->gro, ip, length);
-    if (error)
-        refused_by_tun(worker, 1, error);
-}
-
 /* ---- 2. batch -------------------------------------------------------------------------------- */
 
 static void receive_transport(struct receive_worker *worker, struct arrival *arrival,
@@ -357,52 +405,6 @@ static void receive_train(struct receive_worker *worker, const struct wg_datagra
     }
     arrival_end(worker, &arrival, &train->source);
     wg_count(worker->device, rx_datagrams, count);
-}
-
-/* ---- 7. write -------------------------------------------------------------------------------- */
-
-/* Where the frame has to go, of which the IP header is in one piece. */
-static int frame_fd(struct receive_worker *worker, const struct iovec *iov)
-{
-    wg_device *device = worker->device;
-    const struct iovec *ip = iov + (device->io.features & WG_FEATURE_VNET_HDR ? 1 : 0);
-    uint32_t queue = wg_flow_queue(device, worker->index, ip->iov_base, (uint32_t)ip->iov_len);
-
-    return device->io.workers[queue].tun_fd;
-}
-
-/* Some kernels refuse coalesced frames with EINVAL: the same packets then go one by one. */
-static int write_singly(struct receive_worker *worker, int fd)
-{
-    struct iovec iov[WG_GRO_SEGMENTS + 2];
-    int error = 0, count;
-
-    while (error != -EBADFD && (count = wg_gro_next_single(worker->gro, iov)) > 0) {
-        error = wg_tun_write(fd, iov, count);
-        wg_count(worker->device, rx_tun_writes, 1);
-        if (error)
-            refused_by_tun(worker, 1, error);
-    }
-    return error;
-}
-
-/* Only a TUN that is gone is an error; EIO is a link that is down just now. */
-static int write_frames(struct receive_worker *worker)
-{
-    struct iovec iov[WG_GRO_SEGMENTS + 2];
-    uint32_t packets;
-    int error = 0, count;
-
-    while (error != -EBADFD && (count = wg_gro_next(worker->gro, iov, &packets)) > 0) {
-        int fd = frame_fd(worker, iov);
-        error = wg_tun_write(fd, iov, count);
-        wg_count(worker->device, rx_tun_writes, 1);
-        if (error == -EINVAL && packets > 1)
-            error = write_singly(worker, fd);
-        else if (error)
-            refused_by_tun(worker, packets, error);
-    }
-    return error == -EBADFD ? error : 0;
 }
 
 /* Most socket errors are a report about some earlier datagram and say nothing about the socket. */

@@ -7,7 +7,9 @@
  *                  sent to that peer ourselves goes nowhere (loops.c)
  *   5. stage       no keypair: keep the packets, ask control for a handshake
  *   6. seal        packet by packet, from the frame into the sender's arena
- *   7. flush       outside the lock, when the arena is full or the TUN is empty
+ *   7. flush       outside the lock, when the arena is full or the TUN is empty (sender.c)
+ *
+ * The functions stand from the last step to the first: what is called above who calls it.
  *
  * A frame is sealed in as many rounds as the arena needs; each round takes the lock and routes
  * anew, so no pointer outlives a lock. */
@@ -59,6 +61,8 @@ struct outgoing { /* one frame on its way */
 
 enum outcome { DONE, NO_ROOM, UNREACHABLE };
 
+/* ---- 6. seal --------------------------------------------------------------------------------- */
+
 /* Payload is padded to 16 bytes, but never beyond the tunnel's MTU, so that padding alone cannot
  * make the outer packet too long (5.4.6). A super-packet's segments count as packets of their own.
  */
@@ -71,8 +75,6 @@ static uint32_t padded_length(uint32_t length, uint32_t mtu)
         padded = mtu;
     return length + (padded > last ? padded - last : 0);
 }
-
-/* ---- 6. seal --------------------------------------------------------------------------------- */
 
 struct sealing { /* what all messages of one round share */
     struct wg_peer *peer;
