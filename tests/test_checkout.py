@@ -30,6 +30,22 @@ def test_a_checkout_that_is_not_built_says_what_to_do(tmp_path: Path) -> None:
     assert "`pip install -e`" in last
 
 
+@pytest.mark.parametrize("tests", ["dataplane/test_checksum.py", "hostile"])
+def test_without_a_compiler_the_tests_of_the_core_are_skipped_and_say_why(tests: str) -> None:
+    collect = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--collect-only")
+    done = subprocess.run(
+        [*collect, "-rs", ROOT / "tests" / tests],
+        env={**os.environ, "CC": "/nowhere/cc"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    skips = [line for line in done.stdout.splitlines() if line.startswith("SKIPPED")]
+    assert len(skips) == 1
+    assert "there is no C compiler '/nowhere/cc' (Debian: install gcc and libc6-dev)" in skips[0]
+    assert " error" not in done.stdout + done.stderr
+
+
 def test_running_the_tests_writes_no_page() -> None:
     tox = (ROOT / "pyproject.toml").read_text().partition("[tool.tox]")[2]
     assert "docs/" not in tox
