@@ -21,14 +21,16 @@
 #include "aead.h"
 #include "bytes.h"
 
-struct wg_aead_backend {
-    const char *name;
+struct wg_aead_backend {  /* constant; of one library */
+    const char *name;     /* for wg_aead_find */
     bool (*usable)(void); /* this machine and this libcrypto can do it */
+    /* raw and backend are set already, the rest is zero; 0 or -errno */
     int (*key_init)(struct wg_aead_key *key, bool seal, uint32_t workers);
-    void (*key_clear)(struct wg_aead_key *key);
+    void (*key_clear)(struct wg_aead_key *key); /* after a key_init that failed, too */
+    /* out has length + WG_TAG_LEN bytes */
     void (*seal)(struct wg_aead_key *key, uint32_t worker, const uint8_t *nonce, uint8_t *out,
                  const uint8_t *in, size_t length);
-    /* length without the tag, which follows in */
+    /* length without the tag, which follows in; false: it is wrong */
     bool (*open)(struct wg_aead_key *key, uint32_t worker, const uint8_t *nonce, uint8_t *out,
                  const uint8_t *in, size_t length);
 };

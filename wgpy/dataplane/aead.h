@@ -7,9 +7,9 @@
 
 struct wg_aead_backend; /* one library: a table of functions, private to aead.c */
 
-struct wg_aead_key { /* one direction of one session, ready for every worker */
-    const struct wg_aead_backend *backend;
-    uint8_t raw[WG_KEY_LEN];     /* wiped by wg_aead_key_clear */
+struct wg_aead_key { /* one direction of one session; control makes it, data threads use it */
+    const struct wg_aead_backend *backend; /* NULL: the key is clear */
+    uint8_t raw[WG_KEY_LEN];               /* wiped by wg_aead_key_clear */
     void *state[WG_MAX_WORKERS]; /* backend's context for worker i, made at init or NULL */
 };
 

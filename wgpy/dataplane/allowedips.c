@@ -12,16 +12,16 @@
 
 #define CHANGES_PER_LOCK 512 /* so that a huge change does not hold up the data threads */
 
-struct wg_allowedips_node {
-    struct wg_allowedips_node *children[2];
-    struct wg_allowedips_node *parent;    /* NULL at the root */
-    struct wg_peer *peer;                 /* owner of the prefix; NULL for a branch */
-    struct wg_allowedips_node *peer_prev; /* the owner's list, in order of insertion */
-    struct wg_allowedips_node *peer_next; /* the same; of a spare or dead node: the next one */
-    uint64_t key[2];                      /* masked to cidr bits */
-    uint8_t cidr;
-    uint8_t family; /* 4 or 6 */
-    bool stale;     /* to be removed at the end of wg_allowedips_replace; control */
+struct wg_allowedips_node {                 /* control writes; tables */
+    struct wg_allowedips_node *children[2]; /* by the bit behind cidr; NULL: none */
+    struct wg_allowedips_node *parent;      /* NULL at the root */
+    struct wg_peer *peer;                   /* owner of the prefix; NULL for a branch */
+    struct wg_allowedips_node *peer_prev;   /* the owner's list, in order of insertion */
+    struct wg_allowedips_node *peer_next;   /* the same; of a spare or dead node: the next one */
+    uint64_t key[2];                        /* masked to cidr bits */
+    uint8_t cidr;                           /* prefix length, bits */
+    uint8_t family;                         /* 4 or 6 */
+    bool stale; /* to be removed at the end of wg_allowedips_replace; control alone */
 };
 
 /* ---- keys ------------------------------------------------------------------------------------ */
@@ -138,7 +138,7 @@ static void owner_clear(struct wg_allowedips_node *node)
 
 /* Nodes that are allocated before the lock and freed after it. */
 struct spares {
-    struct wg_allowedips_node *first;
+    struct wg_allowedips_node *first; /* chained by peer_next */
 };
 
 static void spares_put(struct spares *spares, struct wg_allowedips_node *node)

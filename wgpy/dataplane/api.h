@@ -99,18 +99,18 @@ typedef struct {
     uint8_t family;   /* 4 or 6 */
     uint8_t cidr;     /* prefix length in bits */
     uint8_t remove;   /* 0 or 1 */
-    uint8_t unused;
+    uint8_t unused;   /* padding */
 } wg_allowedip;
 
 /* One session, handed over once (5.4.5).  The caller wipes its copy. */
 typedef struct {
-    uint8_t send_key[32];
-    uint8_t receive_key[32];
-    uint32_t local_index;  /* reserved before with wg_index_reserve */
-    uint32_t remote_index; /* the peer's */
-    uint64_t created_ns;
-    uint8_t initiator; /* 1 when we sent the initiation */
-    uint8_t unused[7];
+    uint8_t send_key[32];    /* ours, to seal with */
+    uint8_t receive_key[32]; /* the peer's, to open with */
+    uint32_t local_index;    /* reserved before with wg_index_reserve */
+    uint32_t remote_index;   /* the peer's */
+    uint64_t created_ns;     /* when the handshake ended */
+    uint8_t initiator;       /* 1 when we sent the initiation */
+    uint8_t unused[7];       /* padding */
 } wg_session;
 
 /* Everything that timers and `wg show` need to know of a peer's traffic; 0 means never or not. */
@@ -126,7 +126,7 @@ typedef struct {
     uint64_t tx_congested;           /* messages dropped because the socket buffer stayed full */
     uint32_t staged;                 /* packets waiting for a session */
     uint32_t sessions;               /* keypairs held: bit 0 current, 1 previous, 2 next */
-    wg_endpoint endpoint;
+    wg_endpoint endpoint;            /* where it is sent to now */
 } wg_peer_stats;
 
 /* What was dropped of a peer's packets, and why; of the device's, where no peer is known; and the
@@ -177,24 +177,24 @@ typedef struct {
     uint64_t count;   /* exact */
     uint64_t last_ns; /* when last, or a moment before; 0: never */
     wg_about about;   /* one of those at that time */
-    uint32_t unused;
+    uint32_t unused;  /* padding */
 } wg_tally;
 
 /* What is asked for seldom, and only to be shown. */
 typedef struct {
-    uint64_t tx_packets; /* inner packets sealed */
-    uint64_t rx_packets; /* and opened, whatever became of them */
-    uint64_t session_ns; /* when the session that sends now was made; 0: there is none */
-    uint32_t looped;     /* 1: nothing is sent to its endpoint, see wg_peer_set_looped */
-    uint32_t unused;
-    wg_tally drops[WG_PEER_DROPS];
+    uint64_t tx_packets;           /* inner packets sealed */
+    uint64_t rx_packets;           /* and opened, whatever became of them */
+    uint64_t session_ns;           /* when the session that sends now was made; 0: there is none */
+    uint32_t looped;               /* 1: nothing is sent to its endpoint, see wg_peer_set_looped */
+    uint32_t unused;               /* padding */
+    wg_tally drops[WG_PEER_DROPS]; /* by enum wg_peer_drop */
 } wg_peer_facts;
 
 typedef struct {
-    uint32_t under_load; /* 1: handshake messages have to show mac2 (5.3) */
-    uint32_t unused;
-    wg_tally drops[WG_DEVICE_DROPS];
-    wg_tally refusals[WG_REFUSALS];
+    uint32_t under_load;             /* 1: handshake messages have to show mac2 (5.3) */
+    uint32_t unused;                 /* padding */
+    wg_tally drops[WG_DEVICE_DROPS]; /* by enum wg_device_drop */
+    wg_tally refusals[WG_REFUSALS];  /* by enum wg_refusal */
 } wg_device_facts;
 
 enum wg_event_kind {
@@ -212,13 +212,13 @@ enum wg_pending {
 };
 
 typedef struct {
-    uint32_t kind;
-    uint32_t slot;      /* the peer; for a MESSAGE of type 1 WG_NO_SLOT */
-    uint32_t pending;   /* PENDING only */
-    uint32_t length;    /* MESSAGE only: bytes in data */
-    wg_endpoint source; /* MESSAGE only */
-    uint8_t data[WG_INITIATION_LEN];
-    uint32_t unused;
+    uint32_t kind;                   /* enum wg_event_kind */
+    uint32_t slot;                   /* the peer; for a MESSAGE of type 1 WG_NO_SLOT */
+    uint32_t pending;                /* PENDING only */
+    uint32_t length;                 /* MESSAGE only: bytes in data */
+    wg_endpoint source;              /* MESSAGE only */
+    uint8_t data[WG_INITIATION_LEN]; /* MESSAGE only: as it came */
+    uint32_t unused;                 /* padding */
 } wg_event;
 
 enum wg_kick_kind {

@@ -12,8 +12,8 @@ struct wg_congestion { /* of one sender; its thread's */
         uint64_t standing; /* bytes that those who yield have in it, at most */
     } uses[2];             /* of the sockets, IPv4 and IPv6 */
     struct {
-        uint32_t slot, bytes;
-    } heaviest; /* see wg_congestion_weigh */
+        uint32_t slot, bytes; /* the peer, and its lead */
+    } heaviest;               /* see wg_congestion_weigh */
 };
 
 /* buffer: bytes of a socket's.  patient: it may wait for room, a bit. */

@@ -27,23 +27,23 @@
 #define REPLIES_PER_BATCH 64
 #define COOKIE_REPLY_TOS  0 /* as the kernel module sends them */
 
-struct wanted_reply {
-    wg_endpoint to;
-    uint8_t sender_index[4]; /* as it came */
-    uint8_t mac1[WG_MAC_LEN];
+struct wanted_reply {         /* to one message */
+    wg_endpoint to;           /* who sent it */
+    uint8_t sender_index[4];  /* as it came, as is mac1 */
+    uint8_t mac1[WG_MAC_LEN]; /* the reply's additional data (5.4.7) */
 };
 
-struct wg_cookie_checker {
-    wg_device *device;
-    uint64_t keys_version; /* of device.cookie_keys, whose copies these are: */
-    EVP_MAC_CTX *mac1;     /* keyed with the mac1 key */
-    uint8_t cookie_key[WG_KEY_LEN];
-    EVP_MAC_CTX *mac; /* keyed anew for each use */
-    EVP_CIPHER_CTX *chacha20;
-    EVP_CIPHER_CTX *aead;
-    struct wg_sender *sender;
-    uint32_t wanted; /* entries of replies in use */
-    struct wanted_reply replies[REPLIES_PER_BATCH];
+struct wg_cookie_checker {          /* one receive thread's own */
+    wg_device *device;              /* whose messages it checks */
+    uint64_t keys_version;          /* of device.cookie_keys, whose copies these are: */
+    EVP_MAC_CTX *mac1;              /* keyed with the mac1 key */
+    uint8_t cookie_key[WG_KEY_LEN]; /* valid while device.cookie_keys.has_cookie */
+    EVP_MAC_CTX *mac;               /* keyed anew for each use */
+    EVP_CIPHER_CTX *chacha20;       /* for HChaCha20; keyed anew for each reply, as is aead */
+    EVP_CIPHER_CTX *aead;           /* ChaCha20-Poly1305 */
+    struct wg_sender *sender;       /* of replies, from this worker's sockets */
+    uint32_t wanted;                /* entries of replies in use */
+    struct wanted_reply replies[REPLIES_PER_BATCH]; /* of this batch */
 };
 
 /* ---- keys: from control to the checkers ------------------------------------------------------ */

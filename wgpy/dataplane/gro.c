@@ -33,7 +33,7 @@
 
 /* What a look at a packet's headers tells. */
 struct packet_shape {
-    const uint8_t *ip;
+    const uint8_t *ip;      /* the packet, at its IP header */
     uint32_t length;        /* of the packet, bytes */
     uint32_t transport;     /* offset of the TCP or UDP header */
     uint32_t header_length; /* IP and transport headers */
@@ -59,9 +59,10 @@ struct flow_slot {
     uint32_t frame;      /* the newest of the flow */
 };
 
-struct wg_gro {
-    uint32_t features;
-    uint32_t packet_count, frame_count;
+struct wg_gro {                  /* one receive thread's own */
+    uint32_t features;           /* enum wg_feature bits */
+    uint32_t packet_count;       /* in packets, since the reset */
+    uint32_t frame_count;        /* in frames, likewise */
     uint32_t frame_cursor;       /* frames given out */
     uint32_t single;             /* the next packet for wg_gro_next_single, or NO_PACKET */
     uint64_t generation;         /* moves on to empty the flow table */
@@ -69,11 +70,12 @@ struct wg_gro {
     uint8_t saved[HEADER_SAVED]; /* as it was */
     struct virtio_net_hdr vnet;  /* of the frame given last */
     struct chained_packet {
-        uint8_t *data;
-        uint32_t length, next;
-    } packets[WG_GRO_PACKETS];
-    struct gro_frame frames[WG_GRO_PACKETS];
-    struct flow_slot flows[FLOW_SETS][FLOW_WAYS];
+        uint8_t *data;                            /* at its IP header */
+        uint32_t length;                          /* bytes */
+        uint32_t next;                            /* of its frame, or NO_PACKET */
+    } packets[WG_GRO_PACKETS];                    /* in the order in which they were added */
+    struct gro_frame frames[WG_GRO_PACKETS];      /* in order of their first packets */
+    struct flow_slot flows[FLOW_SETS][FLOW_WAYS]; /* by a hash of the flow */
 };
 
 struct wg_gro *wg_gro_new(void)

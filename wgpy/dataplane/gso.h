@@ -6,11 +6,11 @@
 #include "api.h"
 
 struct wg_packet {
-    uint8_t *data; /* starts at the IP header */
-    uint32_t length;
+    uint8_t *data;   /* starts at the IP header */
+    uint32_t length; /* bytes */
 };
 
-struct wg_gso {
+struct wg_gso {             /* one frame; one send thread's own */
     uint8_t *ip;            /* the IP header in the frame; addresses are valid from begin to the
                                first next */
     uint32_t length;        /* of the IP packet or super-packet, bytes */

@@ -35,9 +35,9 @@
 #define TOS_CONTROL    0xc0 /* internetwork control: RFC 1812, section 4.3.2.5 */
 #define EXTENSIONS_MAX 8    /* headers before the upper layer's; a longer chain gets no answer */
 
-struct wg_icmp_limits {
-    struct wg_ratelimiter *per_address;
-    struct wg_ratelimiter *all;
+struct wg_icmp_limits {                 /* made with the device; each has a lock of its own */
+    struct wg_ratelimiter *per_address; /* by the address that the error goes to */
+    struct wg_ratelimiter *all;         /* of one bucket for all */
 };
 
 struct wg_icmp_limits *wg_icmp_limits_new(void)

@@ -19,17 +19,17 @@
 #define SET_PLACES 8    /* two cache lines */
 #define V6_NETWORK 8    /* bytes of a /64 */
 
-struct place {
+struct place {        /* one source's bucket */
     uint64_t source;  /* its hash */
     uint64_t full_ns; /* when its bucket is full; what is past has no meaning any more */
 };
 
 struct wg_ratelimiter {
-    pthread_mutex_t lock; /* guards all that follows */
-    EVP_MAC_CTX *hash;    /* keyed */
-    uint64_t cost_ns;     /* what one message costs */
-    uint64_t burst_ns;    /* what fills an empty bucket */
-    struct place places[SETS][SET_PLACES];
+    pthread_mutex_t lock;                  /* guards all that follows */
+    EVP_MAC_CTX *hash;                     /* keyed */
+    uint64_t cost_ns;                      /* what one message costs */
+    uint64_t burst_ns;                     /* what fills an empty bucket */
+    struct place places[SETS][SET_PLACES]; /* by hash */
 };
 
 static EVP_MAC_CTX *hash_new(void)

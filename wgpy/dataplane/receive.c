@@ -36,17 +36,17 @@
 
 #define BATCHES_PER_POLL 16 /* so that one busy socket does not starve the other */
 
-struct receive_worker {
-    wg_device *device;
-    uint32_t index; /* of the worker */
-    uint64_t now_ns;
-    uint64_t too_old_ns; /* age from which on trains of this batch are dropped */
-    uint32_t failures;   /* receives in a row that failed */
-    struct wg_udp_receiver *receiver;
-    struct wg_cookie_checker *cookies;
-    struct wg_gro *gro;
-    struct wg_backlog backlogs[2]; /* of IPv4 and IPv6 */
-    struct wg_datagrams trains[WG_UDP_RECEIVE_SLOTS];
+struct receive_worker {                /* one receive thread's own */
+    wg_device *device;                 /* whose packets they are */
+    uint32_t index;                    /* of the worker */
+    uint64_t now_ns;                   /* when this batch came; wg_clock_now_ns */
+    uint64_t too_old_ns;               /* age from which on trains of this batch are dropped */
+    uint32_t failures;                 /* receives in a row that failed */
+    struct wg_udp_receiver *receiver;  /* its buffers */
+    struct wg_cookie_checker *cookies; /* its judge of handshake messages */
+    struct wg_gro *gro;                /* packets of this batch on their way to the TUN */
+    struct wg_backlog backlogs[2];     /* of IPv4 and IPv6 */
+    struct wg_datagrams trains[WG_UDP_RECEIVE_SLOTS]; /* of this batch */
 };
 
 /* ---- drops ----------------------------------------------------------------------------------- */
@@ -172,11 +172,11 @@ static void receive_inner(struct receive_worker *worker, struct wg_peer *peer, u
 
 /* ---- 5. arrival ------------------------------------------------------------------------------ */
 
-struct arrival { /* what came in one train under one keypair */
-    struct wg_keypair *keypair;
-    uint64_t bytes;   /* UDP payload */
-    uint32_t packets; /* messages */
-    uint32_t data;    /* those of them that had a payload */
+struct arrival {                /* what came in one train under one keypair */
+    struct wg_keypair *keypair; /* NULL: nothing yet */
+    uint64_t bytes;             /* UDP payload */
+    uint32_t packets;           /* messages */
+    uint32_t data;              /* those of them that had a payload */
 };
 
 /* The responder's next key is in use from the first authenticated message on (6.3, kernel module).

@@ -40,23 +40,23 @@
 
 #define FRAMES_PER_BATCH 128
 
-struct send_worker {
-    wg_device *device;
-    uint32_t index; /* of the worker */
-    int tun_fd;     /* its queue */
-    uint64_t now_ns;
-    uint32_t failures; /* reads in a row that failed */
-    uint32_t frames;   /* read in the last batch */
-    struct wg_tun_queue tun_queue;
-    struct wg_sender *sender;
-    uint8_t *frame; /* one TUN frame, and room for the last packet's padding */
+struct send_worker {               /* one send thread's own */
+    wg_device *device;             /* whose packets they are */
+    uint32_t index;                /* of the worker */
+    int tun_fd;                    /* its queue */
+    uint64_t now_ns;               /* of this batch; wg_clock_now_ns */
+    uint32_t failures;             /* reads in a row that failed */
+    uint32_t frames;               /* read in the last batch */
+    struct wg_tun_queue tun_queue; /* how much may wait in it */
+    struct wg_sender *sender;      /* messages on their way out */
+    uint8_t *frame;                /* one TUN frame, and room for the last packet's padding */
 };
 
-struct outgoing { /* one frame on its way */
-    struct wg_gso gso;
-    struct wg_nested nested;
+struct outgoing {            /* one frame on its way */
+    struct wg_gso gso;       /* its packets, one by one */
+    struct wg_nested nested; /* the message that it carries */
     uint8_t destination[16]; /* inner; splitting writes over the frame's own headers */
-    uint8_t ecn;
+    uint8_t ecn;             /* bits of its TOS or traffic class, for the outside */
 };
 
 enum outcome { DONE, NO_ROOM, UNREACHABLE };
@@ -76,14 +76,14 @@ static uint32_t padded_length(uint32_t length, uint32_t mtu)
     return length + (padded > last ? padded - last : 0);
 }
 
-struct sealing { /* what all messages of one round share */
-    struct wg_peer *peer;
-    struct wg_keypair *keypair;
-    wg_endpoint to;
-    uint64_t counter; /* of the next message */
-    uint64_t bytes;   /* UDP payload so far */
-    uint32_t mtu;
-    bool yields;
+struct sealing {                /* what all messages of one round share */
+    struct wg_peer *peer;       /* whose messages they are */
+    struct wg_keypair *keypair; /* to seal with */
+    wg_endpoint to;             /* the peer's, with hops */
+    uint64_t counter;           /* of the next message */
+    uint64_t bytes;             /* UDP payload so far */
+    uint32_t mtu;               /* of the tunnel, bytes; 0: unknown */
+    bool yields;                /* the peer, see wg_peer.yields_until_ns */
 };
 
 static bool gso_allowed(const struct send_worker *worker, struct wg_peer *peer, uint32_t length)

@@ -19,14 +19,14 @@
 #define RUN_BYTES_MAX    65507 /* largest IPv4 UDP payload; IPv6 allows 20 more */
 #define YIELD_NS         (WG_SECONDS(1) / 4)
 
-struct wg_sender {
-    const wg_worker_io *io; /* its sockets */
-    struct wg_congestion congestion;
-    struct wg_udp_messages *messages; /* built at flush */
-    uint8_t *arena;                   /* theirs */
-    uint32_t used;                    /* bytes of the arena */
-    uint32_t runs_used;
-    struct wg_run runs[WG_UDP_SEND_SLOTS];
+struct wg_sender {                         /* one thread's own */
+    const wg_worker_io *io;                /* its sockets */
+    struct wg_congestion congestion;       /* of its sockets */
+    struct wg_udp_messages *messages;      /* built at flush */
+    uint8_t *arena;                        /* theirs */
+    uint32_t used;                         /* bytes of the arena */
+    uint32_t runs_used;                    /* entries of runs */
+    struct wg_run runs[WG_UDP_SEND_SLOTS]; /* in the order in which they leave */
 };
 
 struct wg_sender *wg_sender_new(const wg_worker_io *io, bool patient)

@@ -6,12 +6,12 @@
 #define WG_PADDING_MULTIPLE 16 /* of payloads (5.4.6) */
 #define WG_PADDING_MAX      (WG_PADDING_MULTIPLE - 1)
 
-struct wg_staged { /* one packet without a session; plaintext follows */
-    struct wg_staged *next;
-    uint32_t length; /* 0: a keepalive */
-    uint8_t worker;  /* the send thread that staged it, which will send it */
-    uint8_t ecn;
-    uint8_t data[];
+struct wg_staged {          /* one packet without a session; send threads; wg_peer.staged_lock */
+    struct wg_staged *next; /* younger, of any worker; NULL: the newest */
+    uint32_t length;        /* bytes; 0: a keepalive */
+    uint8_t worker;         /* the send thread that staged it, which will send it */
+    uint8_t ecn;            /* for the outside */
+    uint8_t data[];         /* plaintext, and room for its padding */
 };
 
 /* For the worker to send: what one worker staged no other sends, or flows would lose their order. A

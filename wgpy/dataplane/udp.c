@@ -38,18 +38,18 @@
      CMSG_SPACE(sizeof(uint16_t)) + CMSG_SPACE(sizeof(struct arrival_time)))
 
 struct arrival_time { /* of CLOCK_REALTIME: struct __kernel_timespec */
-    int64_t s, ns;
+    int64_t s, ns;    /* seconds, and nanoseconds on top */
 };
 
-union sockaddr_any {
-    struct sockaddr sa;
-    struct sockaddr_in v4;
-    struct sockaddr_in6 v6;
+union sockaddr_any {        /* as the kernel has it */
+    struct sockaddr sa;     /* tells the family */
+    struct sockaddr_in v4;  /* AF_INET */
+    struct sockaddr_in6 v6; /* AF_INET6 */
 };
 
-union control {
-    struct cmsghdr align;
-    uint8_t bytes[CONTROL_LEN];
+union control {                 /* room for all control messages of one message */
+    struct cmsghdr align;       /* makes the address right for the first */
+    uint8_t bytes[CONTROL_LEN]; /* back to back */
 };
 
 /* ---- endpoints ------------------------------------------------------------------------------- */
@@ -188,12 +188,12 @@ static void control_read(const struct cmsghdr *at, uint64_t wall_ns, struct wg_d
 
 /* ---- out ------------------------------------------------------------------------------------- */
 
-struct wg_udp_messages {
-    uint8_t *arena; /* WG_UDP_ARENA_LEN bytes, prefaulted */
-    struct mmsghdr slots[WG_UDP_SEND_SLOTS];
-    struct iovec iov[WG_UDP_SEND_SLOTS];
-    union sockaddr_any names[WG_UDP_SEND_SLOTS];
-    union control controls[WG_UDP_SEND_SLOTS];
+struct wg_udp_messages {                     /* one thread's own; one entry of each array per run */
+    uint8_t *arena;                          /* WG_UDP_ARENA_LEN bytes, prefaulted */
+    struct mmsghdr slots[WG_UDP_SEND_SLOTS]; /* what sendmmsg takes; points to the rest */
+    struct iovec iov[WG_UDP_SEND_SLOTS];     /* into the arena */
+    union sockaddr_any names[WG_UDP_SEND_SLOTS]; /* to whom */
+    union control controls[WG_UDP_SEND_SLOTS];   /* source, TOS, hops, segment */
 };
 
 /* A page fault costs more than a packet: map and touch everything at start. */
@@ -288,12 +288,12 @@ int wg_udp_send(const wg_worker_io *io, const wg_endpoint *to, const uint8_t *da
 
 /* ---- in -------------------------------------------------------------------------------------- */
 
-struct wg_udp_receiver {
-    uint8_t *buffers; /* WG_UDP_RECEIVE_SLOTS of WG_UDP_BUFFER_LEN, prefaulted */
-    struct mmsghdr messages[WG_UDP_RECEIVE_SLOTS];
-    struct iovec iov[WG_UDP_RECEIVE_SLOTS];
-    union sockaddr_any names[WG_UDP_RECEIVE_SLOTS];
-    union control controls[WG_UDP_RECEIVE_SLOTS];
+struct wg_udp_receiver { /* one thread's own; one entry of each array per message */
+    uint8_t *buffers;    /* WG_UDP_RECEIVE_SLOTS of WG_UDP_BUFFER_LEN, prefaulted */
+    struct mmsghdr messages[WG_UDP_RECEIVE_SLOTS];  /* what recvmmsg takes; points to the rest */
+    struct iovec iov[WG_UDP_RECEIVE_SLOTS];         /* into buffers */
+    union sockaddr_any names[WG_UDP_RECEIVE_SLOTS]; /* from whom */
+    union control controls[WG_UDP_RECEIVE_SLOTS];   /* local address, TOS, segment, time */
 };
 
 struct wg_udp_receiver *wg_udp_receiver_new(void)

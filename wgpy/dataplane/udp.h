@@ -8,13 +8,13 @@
 #define WG_UDP_RECEIVE_SLOTS 8 /* recvmmsg messages; more gained nothing */
 #define WG_UDP_BUFFER_LEN    65536
 
-struct wg_datagrams { /* one recvmmsg message: equal-size datagrams, the last may be shorter */
-    uint8_t *data;
-    uint32_t length;
-    uint32_t segment; /* bytes per datagram, >= 1 */
-    uint8_t tos;
-    uint64_t age_ns; /* since they came to this host; 0 if unknown */
-    wg_endpoint source;
+struct wg_datagrams {   /* one recvmmsg message: equal-size datagrams, the last may be shorter */
+    uint8_t *data;      /* in the receiver's buffers, until it receives again */
+    uint32_t length;    /* bytes of all */
+    uint32_t segment;   /* bytes per datagram, >= 1 */
+    uint8_t tos;        /* TOS or traffic class of the IP packet */
+    uint64_t age_ns;    /* since they came to this host; 0 if unknown */
+    wg_endpoint source; /* who sent it, and the address of ours that it came to */
 };
 
 struct wg_udp_receiver; /* buffers and mmsghdrs of one receive thread */
@@ -40,10 +40,10 @@ struct wg_run {       /* messages that leave as one */
     uint32_t segment; /* bytes of each message but the last */
     uint32_t count;   /* messages */
     uint32_t slot;    /* peer */
-    uint8_t tos;
-    bool open;   /* another message may follow */
-    bool yields; /* its peer yields to others */
-    wg_endpoint to;
+    uint8_t tos;      /* for the IP packets */
+    bool open;        /* another message may follow */
+    bool yields;      /* its peer yields to others */
+    wg_endpoint to;   /* and the address to send from */
 };
 
 struct wg_udp_messages; /* what sendmmsg takes: slots for runs, and the arena that they lie in */
