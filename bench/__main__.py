@@ -102,7 +102,7 @@ def parse(argv: Sequence[str]) -> Options:
     )
 
 
-# ---- who is measured -----------------------------------------------------------------------------
+# ---- who is measured ----
 
 
 def find_wgpy() -> Implementation:
@@ -144,7 +144,7 @@ def ablations(wgpy: Implementation) -> list[Implementation]:
     ]
 
 
-# ---- measuring -----------------------------------------------------------------------------------
+# ---- measuring ----
 
 
 class Bench:
@@ -222,7 +222,7 @@ def say(text: str) -> None:
     print(f"bench: {text}", file=sys.stderr, flush=True)
 
 
-# ---- telling -------------------------------------------------------------------------------------
+# ---- telling ----
 
 
 def cpu_model() -> str:

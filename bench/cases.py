@@ -54,7 +54,7 @@ class Case:
     headers: int | None = None  # bytes per packet that are no payload, if system calls are counted
 
 
-# ---- load ----------------------------------------------------------------------------------------
+# ---- load ----
 
 
 @contextlib.contextmanager
@@ -114,7 +114,7 @@ def payload(before: Counters, after: Counters, headers: int) -> int:
     return after.bytes - before.bytes - headers * (after.frames - before.frames)
 
 
-# ---- what a daemon takes -------------------------------------------------------------------------
+# ---- what a daemon takes ----
 
 
 class Meter:
@@ -186,7 +186,7 @@ def perf(host: Host, pid: int) -> contextlib.AbstractContextManager[subprocess.P
     return host.child("perf", "stat", "-x,", *event, "-p", str(pid), "--", "sleep", str(SYSCALL_S))
 
 
-# ---- cases ---------------------------------------------------------------------------------------
+# ---- cases ----
 
 
 def tcp(*options: str, way: Way = direct) -> Callable[[Tunnel, float], Figures]:
@@ -331,7 +331,7 @@ CASES = (
 ABLATED = "tcp4", "udp64", "udp1372"  # the cases that ablations are measured with
 
 
-# ---- memory over time ----------------------------------------------------------------------------
+# ---- memory over time ----
 
 
 def soak(tunnel: Tunnel, seconds: float) -> list[Figures]:

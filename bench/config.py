@@ -112,7 +112,7 @@ def write_settings(
     return Settings(one_peer, prefixes, many_peers, peers, initiators, silent)
 
 
-# ---- a daemon ------------------------------------------------------------------------------------
+# ---- a daemon ----
 
 
 def answers() -> bool:
@@ -196,7 +196,7 @@ def set_link(state: str) -> None:
     run(["ip", "link", "set", INTERFACE, state])
 
 
-# ---- measurements --------------------------------------------------------------------------------
+# ---- measurements ----
 
 
 def measure_setconf(settings: Path) -> float:

@@ -82,7 +82,7 @@ def _bound(address: tuple[str, int]) -> Iterator[socket.socket]:
         yield udp
 
 
-# ---- as responder --------------------------------------------------------------------------------
+# ---- as responder ----
 
 
 def measure_answers(interface: str, count: int) -> float:
@@ -121,7 +121,7 @@ def _exchange(udp: socket.socket, messages: list[bytes]) -> float:
     return time.perf_counter() - begin_s
 
 
-# ---- as initiator --------------------------------------------------------------------------------
+# ---- as initiator ----
 
 
 class Crowd:

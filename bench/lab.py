@@ -73,7 +73,7 @@ def random_key() -> str:
     return base64.b64encode(secrets.token_bytes(32)).decode()
 
 
-# ---- processes -----------------------------------------------------------------------------------
+# ---- processes ----
 
 
 def _tasks(pid: int) -> list[Path]:
@@ -128,7 +128,7 @@ def usage_of(pid: int) -> Usage:
     )
 
 
-# ---- what there is to measure --------------------------------------------------------------------
+# ---- what there is to measure ----
 
 
 def first_line(argv: Sequence[str]) -> str:

@@ -163,7 +163,7 @@ class Results:
         return None if kpps is None or self.seal_ns is None else kpps * 1e3 * self.seal_ns / 1e9
 
 
-# ---- targets -------------------------------------------------------------------------------------
+# ---- targets ----
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +251,7 @@ def verdicts(results: Results) -> list[dict[str, object]]:
     ]
 
 
-# ---- Markdown ------------------------------------------------------------------------------------
+# ---- Markdown ----
 
 
 def number(value: float | None) -> str:

@@ -25,9 +25,9 @@ enum {
     DEBT_TICKS = 20, /* what a late wake-up may make up for */
 };
 
-union control {
-    struct cmsghdr header;
-    uint8_t bytes[CMSG_SPACE(sizeof(struct in_pktinfo))];
+union control {                                           /* the source of one message */
+    struct cmsghdr header;                                /* makes the address right */
+    uint8_t bytes[CMSG_SPACE(sizeof(struct in_pktinfo))]; /* header and value */
 };
 
 static uint8_t messages[MESSAGES_MAX][MESSAGE_LEN];

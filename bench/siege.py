@@ -79,7 +79,7 @@ class Sample:
     peak_mb: float  # resident memory of b's daemon, 1e6 bytes, since its start
 
 
-# ---- the flood -----------------------------------------------------------------------------------
+# ---- the flood ----
 
 
 def initiations(responder_key: bytes, *, valid_mac1: bool) -> bytes:
@@ -129,7 +129,7 @@ class Flood:
         return int(sent) / int(taken_ms) * 1e3
 
 
-# ---- what suffers --------------------------------------------------------------------------------
+# ---- what suffers ----
 
 
 def throughput(host: Host, seconds: float) -> float:
@@ -210,7 +210,7 @@ class Siege:
             yield Flood(process)
 
 
-# ---- telling -------------------------------------------------------------------------------------
+# ---- telling ----
 
 
 @dataclass(frozen=True, slots=True)

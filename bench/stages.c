@@ -60,7 +60,7 @@ static void expect(bool condition, const char *what)
     }
 }
 
-/* ---- input ----------------------------------------------------------------------------------- */
+/* ---- input ---- */
 
 static void frame_make(void)
 {
@@ -146,7 +146,7 @@ static void lookups_make(uint32_t peers, uint8_t family)
     }
 }
 
-/* ---- stages: prepare is not measured, run is ------------------------------------------------- */
+/* ---- stages: prepare is not measured, run is ---- */
 
 static void prepare_nothing(void) {}
 static void prepare_frame(void) { memcpy(frame, frame_master, FRAME); }
@@ -222,10 +222,10 @@ RUN run_replay(void)
 }
 
 static const struct stage {
-    const char *name;
-    void (*prepare)(void);
-    void (*run)(void);
-    uint32_t packets; /* per round */
+    const char *name;      /* as it is chosen and told */
+    void (*prepare)(void); /* before each round */
+    void (*run)(void);     /* one round */
+    uint32_t packets;      /* per round */
 } stages[] = {
     {"seal", prepare_nothing, run_seal, PACKETS},
     {"seal_small", prepare_nothing, run_seal_small, PACKETS},
@@ -241,7 +241,7 @@ static const struct stage {
 };
 #define STAGES (sizeof(stages) / sizeof(stages[0]))
 
-/* ---- measuring ------------------------------------------------------------------------------- */
+/* ---- measuring ---- */
 
 static uint64_t now_ns(void)
 {

@@ -71,7 +71,7 @@ class FakePlane(Plane):
         self.readable = False  # the eventfd
         self._polled = False  # whether a look at it is scheduled
 
-    # ---- Plane: device -----------------------------------------------------------------------
+    # ---- Plane: device ----
 
     def close(self) -> None:
         self.stop()
@@ -125,7 +125,7 @@ class FakePlane(Plane):
     def failure(self) -> OSError | None:
         return None
 
-    # ---- Plane: peers ------------------------------------------------------------------------
+    # ---- Plane: peers ----
 
     def add_peer(self) -> int:
         slot = next(slot for slot in count() if slot not in self.peers)
@@ -193,7 +193,7 @@ class FakePlane(Plane):
     def peer_received(self, slot: int, source: Endpoint, length: int, now_ns: int) -> None:
         self._stamp_received(self.peers[slot], source, length, data=False)
 
-    # ---- Plane: allowed IPs ------------------------------------------------------------------
+    # ---- Plane: allowed IPs ----
 
     def change_allowed_ips(self, slot: int, entries: Sequence[AllowedIP]) -> None:
         for address, cidr, remove in entries:
@@ -223,7 +223,7 @@ class FakePlane(Plane):
                 return slot
         return None
 
-    # ---- Plane: sessions ---------------------------------------------------------------------
+    # ---- Plane: sessions ----
 
     def reserve_index(self, slot: int) -> int:
         index = self._random.getrandbits(32)
@@ -267,7 +267,7 @@ class FakePlane(Plane):
             self._forget(keypair)
         peer.current = peer.previous = peer.next = None
 
-    # ---- Plane: inboxes ----------------------------------------------------------------------
+    # ---- Plane: inboxes ----
 
     def take_events(self, limit: int = 64) -> list[PendingEvent | MessageEvent]:
         self.readable = False
@@ -293,7 +293,7 @@ class FakePlane(Plane):
         self._stamp_sent(peer, len(data), data=False)
         self._transmit(to, data, tos)
 
-    # ---- what the data threads do ------------------------------------------------------------
+    # ---- what the data threads do ----
 
     def send_payload(self, slot: int, payload: bytes) -> None:
         """Take a packet from the TUN that is the peer's."""

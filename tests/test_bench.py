@@ -41,7 +41,7 @@ def verdict(results: Results, title: str) -> tuple[float | None, bool | None]:
     return value, None if value is None else found.is_met(value)
 
 
-# ---- results -------------------------------------------------------------------------------------
+# ---- results ----
 
 
 def test_a_spread_is_median_least_and_most_of_the_rounds() -> None:
@@ -97,7 +97,7 @@ def test_transmit_is_compared_with_what_one_core_can_seal() -> None:
     assert results.transmit_of_limit() == pytest.approx(0.6)
 
 
-# ---- targets -------------------------------------------------------------------------------------
+# ---- targets ----
 
 
 @pytest.mark.parametrize(("wgpy", "met"), [(4.0, True), (3.9, False)])
@@ -159,7 +159,7 @@ def test_what_was_not_measured_is_neither_met_nor_missed() -> None:
     ]
 
 
-# ---- Markdown ------------------------------------------------------------------------------------
+# ---- Markdown ----
 
 
 @pytest.mark.parametrize(
@@ -275,7 +275,7 @@ def test_an_ablation_is_a_part_of_all_on() -> None:
     assert f"| {ALL_OFF} | 1.50 (1.50..1.50) | 0.25x |" in whole_report(made, [ALL_OFF], [])
 
 
-# ---- tools' output -------------------------------------------------------------------------------
+# ---- tools' output ----
 
 
 ONE_WAY = {
@@ -351,7 +351,7 @@ def test_a_number_of_a_process_status_is_read() -> None:
     assert lab.status_number(status, "VmRSS") == 2048
 
 
-# ---- what is measured ----------------------------------------------------------------------------
+# ---- what is measured ----
 
 
 def test_interface_names_fit_the_kernel_whatever_the_pid(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,7 +63,7 @@ def need_tailscale() -> subprocess.CompletedProcess[str]:
     )
 
 
-# ---- finding -------------------------------------------------------------------------------------
+# ---- finding ----
 
 
 def test_tailscales_fork_is_found_where_go_installs(programs: Path) -> None:
@@ -86,7 +86,7 @@ def test_what_bears_only_the_name_of_wireguard_go_is_not_the_fork() -> None:
     assert lab.find_tailscale() is None
 
 
-# ---- building ------------------------------------------------------------------------------------
+# ---- building ----
 
 
 def test_the_fork_is_built_as_the_newest_tailscale_requires_it(

@@ -6,7 +6,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-CORE = sorted(p for p in (ROOT / "wgpy/dataplane").glob("*.[ch]") if p.stem != "_core")
+CODE = [
+    path
+    for folder in ("bench", "tests", "wgpy")
+    for path in sorted((ROOT / folder).rglob("*.*"))
+    if path.suffix in {".py", ".c", ".h"} and path.stem != "_core"
+]
+C = [path for path in CODE if path.suffix != ".py"]
+
+RULE = re.compile(r"^ *(?:#|/\*) ?-{3,}.*", re.M)
+TITLE = re.compile(r" *(?:# ---- \S.* ----|/\* ---- \S.* ---- \*/)")
+TITLE_MAX = 60  # columns
 
 BODY = re.compile(
     r"^(?:typedef |static const )?(?:struct|union)(?: \w+)? \{ *@?\n(.*?)^\}", re.M | re.S
@@ -32,6 +42,12 @@ def test_a_field_without_a_comment_is_found() -> None:
     assert bare_fields(code) == ["int c", "h"]
 
 
-@pytest.mark.parametrize("path", CORE, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", C, ids=lambda path: path.name)
 def test_every_field_of_a_struct_has_a_comment(path: Path) -> None:
     assert bare_fields(path.read_text()) == []
+
+
+def test_a_rule_is_a_bare_title_in_one_short_line() -> None:
+    rules = [rule for path in CODE for rule in RULE.findall(path.read_text())]
+    assert rules, "there are some"
+    assert [r for r in rules if not TITLE.fullmatch(r) or len(r) > TITLE_MAX] == []

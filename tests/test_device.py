@@ -42,7 +42,7 @@ def prefixes(*texts: str, remove: bool = False) -> tuple[AllowedIP, ...]:
     return tuple(AllowedIP(n.network_address.packed, n.prefixlen, remove) for n in networks)
 
 
-# ---- under load ----------------------------------------------------------------------------------
+# ---- under load ----
 
 
 def flood(host: Host) -> None:
@@ -81,7 +81,7 @@ def test_established_peers_go_before_a_flood(world: World) -> None:
     assert len(world.sent_by(world.b, MESSAGE_INITIATION)) == 1
 
 
-# ---- configure: device ---------------------------------------------------------------------------
+# ---- configure: device ----
 
 
 def test_a_new_device_is_empty() -> None:
@@ -233,7 +233,7 @@ def test_port_and_fwmark_changes_forget_source_addresses(
     assert world.a.peer_snapshot.endpoint.source == b""
 
 
-# ---- configure: peers ----------------------------------------------------------------------------
+# ---- configure: peers ----
 
 
 def test_a_peer_shows_what_was_set(host: Host) -> None:
@@ -402,7 +402,7 @@ def test_more_peers_than_the_maximum_are_refused(
     assert len(host.snapshot.peers) == 3
 
 
-# ---- the fakes -----------------------------------------------------------------------------------
+# ---- the fakes ----
 
 
 def test_the_fake_plane_has_every_method_of_the_plane() -> None:

@@ -295,7 +295,7 @@ def test_codes_and_severities_are_text_as_they_are() -> None:
     assert json.dumps([Code.NO_ANSWER, Severity.ERROR]) == '["no-answer", "error"]'
 
 
-# ---- whatever the status -------------------------------------------------------------------------
+# ---- whatever the status ----
 
 AGES = st.none() | st.floats() | st.sampled_from([0.0, 4.9, 5.0, 180.0])
 COUNTS = st.integers(0, 2**64 - 1)
@@ -374,7 +374,7 @@ def test_any_status_has_diagnoses_of_it_alone(status: DeviceStatus) -> None:
     assert diagnose(status) == found
 
 
-# ---- as written ----------------------------------------------------------------------------------
+# ---- as written ----
 
 
 def test_the_page_on_troubleshooting_has_every_code_in_order() -> None:

@@ -40,7 +40,7 @@ async def all_of(stream: EventStream) -> list[Event]:
     return [event async for event in stream]
 
 
-# ---- what happens --------------------------------------------------------------------------------
+# ---- what happens ----
 
 
 def test_peers_come_and_go(world: World) -> None:
@@ -117,7 +117,7 @@ def move(world: World, to: Endpoint) -> None:
     world.loop.run()
 
 
-# ---- streams -------------------------------------------------------------------------------------
+# ---- streams ----
 
 
 def test_each_listener_gets_all_that_happens_while_it_listens() -> None:

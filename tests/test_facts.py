@@ -23,7 +23,7 @@ def lose(world: World, *kinds: int) -> None:
     world.network.lose = lambda datagram: datagram.kind in kinds
 
 
-# ---- the device ----------------------------------------------------------------------------------
+# ---- the device ----
 
 
 def test_the_head_says_who_and_where_we_are(world: World) -> None:
@@ -55,7 +55,7 @@ def test_peers_come_in_pieces_without_those_that_went_meanwhile(world: World) ->
     assert list(pieces) == [[]]
 
 
-# ---- a peer --------------------------------------------------------------------------------------
+# ---- a peer ----
 
 
 def test_a_peer_that_was_never_spoken_to_has_no_ages(world: World) -> None:
@@ -132,7 +132,7 @@ def test_a_peer_whose_route_leads_into_the_tunnel_is_looped(world: World) -> Non
     assert [(tally.reason, tally.count) for tally in status.drops] == [("looped", 1)]
 
 
-# ---- refusals ------------------------------------------------------------------------------------
+# ---- refusals ----
 
 
 def test_a_replay_is_counted_as_the_peers_with_where_it_came_from(world: World) -> None:

@@ -76,7 +76,7 @@ def test_it_names_every_log_level() -> None:
     assert set(re.findall(r"^\.Cm (\w+)", levels, re.MULTILINE)) == set(cli.LOG_LEVELS)
 
 
-# ---- of wgpyctl ----------------------------------------------------------------------------------
+# ---- of wgpyctl ----
 
 
 def test_that_of_wgpyctl_has_every_section_that_an_administrator_looks_for() -> None:

@@ -36,7 +36,7 @@ def kind_is(kind: int) -> Callable[[Datagram], bool]:
     return lambda datagram: datagram.kind == kind
 
 
-# ---- handshake -----------------------------------------------------------------------------------
+# ---- handshake ----
 
 
 def test_traffic_makes_a_session_and_passes(world: World) -> None:
@@ -257,7 +257,7 @@ def test_no_secret_shows_in_a_log(world: World, caplog: pytest.LogCaptureFixture
         assert max(map(len, message.split())) <= len("192.0.2.1:51821")
 
 
-# ---- cookies -------------------------------------------------------------------------------------
+# ---- cookies ----
 
 
 def test_a_cookie_goes_with_the_retry(world: World) -> None:

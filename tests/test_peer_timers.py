@@ -18,7 +18,7 @@ def world() -> World:
     return World()
 
 
-# ---- timers --------------------------------------------------------------------------------------
+# ---- timers ----
 
 
 def test_an_unanswered_initiation_is_retried_18_times_then_given_up(world: World) -> None:
@@ -232,7 +232,7 @@ def test_traffic_while_timers_are_armed_is_not_overlooked(
     assert [datagram.is_keepalive for datagram in world.network.log] == [True]
 
 
-# ---- rotation ------------------------------------------------------------------------------------
+# ---- rotation ----
 
 
 def test_traffic_renews_a_session_after_120_s(world: World) -> None:

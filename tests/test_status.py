@@ -51,7 +51,7 @@ def test_there_is_no_place_for_a_secret() -> None:
     assert [name for name in names if "key" in name] == ["public_key"]
 
 
-# ---- and back ------------------------------------------------------------------------------------
+# ---- and back ----
 
 KEYS = st.binary(min_size=32, max_size=32)
 TEXTS = st.text(st.characters(categories=["L", "N", "P", "S"]), max_size=20)

@@ -98,7 +98,7 @@ class Device:
         self._refusals = Refusals()  # of messages that named no peer of ours
         self.on_event: Callable[[Event], None] = lambda event: None  # as it happens
 
-    # ---- link --------------------------------------------------------------------------------
+    # ---- link ----
 
     def up(self) -> None:
         """Open the sockets and begin to carry traffic.  Nothing happens if it is up already.
@@ -176,7 +176,7 @@ class Device:
             if not peer.running:
                 peer.start(now_ns)
 
-    # ---- routes ------------------------------------------------------------------------------
+    # ---- routes ----
 
     @property
     def listen_port(self) -> int:
@@ -232,7 +232,7 @@ class Device:
             _log.info("%s: the route leads out of the tunnel again", peer)
             peer.start_anew()
 
-    # ---- snapshot ----------------------------------------------------------------------------
+    # ---- snapshot ----
 
     def snapshot(self) -> DeviceSnapshot:
         """Return the state of the device and of all peers."""
@@ -243,7 +243,7 @@ class Device:
             peers=tuple(peer.snapshot() for peer in self._peers.values()),
         )
 
-    # ---- status ------------------------------------------------------------------------------
+    # ---- status ----
 
     def status_head(self, interface: str) -> DeviceStatus:
         """Return what is to be shown of the device, without its peers, under this name."""
@@ -282,7 +282,7 @@ class Device:
             there = (peer for peer in piece if self._peers.get(peer.public_key) is peer)
             yield [peer_status(peer, self._plane, now_ns) for peer in there]
 
-    # ---- configure ---------------------------------------------------------------------------
+    # ---- configure ----
 
     def configure(self, change: DeviceChange) -> None:
         """Apply a request as a whole.
@@ -409,7 +409,7 @@ class Device:
         self._notes.moved(str(peer), endpoint, self._plane.now_ns())
         self._tell(EndpointMoved(peer.public_key, endpoint))
 
-    # ---- events ------------------------------------------------------------------------------
+    # ---- events ----
 
     def on_events(self) -> None:
         """Handle what C has to tell, up to EVENTS_PER_TURN.
@@ -439,7 +439,7 @@ class Device:
         if event.endpoint_moved:
             self._moves.moved(event.slot, now_ns)
 
-    # ---- handshake messages ------------------------------------------------------------------
+    # ---- handshake messages ----
 
     def _handle_message(self, event: MessageEvent, now_ns: int) -> None:
         try:

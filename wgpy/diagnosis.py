@@ -115,7 +115,7 @@ def _of_peers(status: DeviceStatus) -> Iterator[Diagnosis]:
                 yield Diagnosis(code, text, peer.public_key)
 
 
-# ---- of the interface: the sentence, or None -----------------------------------------------------
+# ---- of the interface: the sentence, or None ----
 
 
 def _no_private_key(status: DeviceStatus) -> str | None:
@@ -203,7 +203,7 @@ def _no_offload(status: DeviceStatus) -> str | None:
     )
 
 
-# ---- of a peer -----------------------------------------------------------------------------------
+# ---- of a peer ----
 
 
 def _routing_loop(status: DeviceStatus, peer: PeerStatus) -> str | None:
@@ -310,7 +310,7 @@ _PEER_RULES: Final[Mapping[Code, Callable[[DeviceStatus, PeerStatus], str | None
 _IMPORTANCE: Final = {code: place for place, code in enumerate(Code)}
 
 
-# ---- what is a fact of now -----------------------------------------------------------------------
+# ---- what is a fact of now ----
 
 
 def _tally(tallies: tuple[Tally, ...], reason: str) -> Tally | None:
@@ -378,7 +378,7 @@ def _has_come_since(status: DeviceStatus, tally: Tally) -> bool:
     return any(_endpoint(peer) == tally.address for peer in later)
 
 
-# ---- in words ------------------------------------------------------------------------------------
+# ---- in words ----
 
 
 def _endpoint(peer: PeerStatus) -> str:

@@ -149,7 +149,7 @@ class Peer:
         text = b64encode(self.public_key).decode()
         return f"{text[:4]}…{text[-5:-1]}"
 
-    # ---- configuration -----------------------------------------------------------------------
+    # ---- configuration ----
 
     def remote_static(self) -> RemoteStatic:
         """Return the peer's identity with our shared secret, which is computed at its first use.
@@ -214,7 +214,7 @@ class Peer:
             allowed_ips=tuple(self._plane.allowed_ips(self.slot)),
         )
 
-    # ---- life --------------------------------------------------------------------------------
+    # ---- life ----
 
     @property
     def running(self) -> bool:
@@ -259,7 +259,7 @@ class Peer:
         self._initiator = None
         self._plane.remove_peer(self.slot)
 
-    # ---- handshake ---------------------------------------------------------------------------
+    # ---- handshake ----
 
     def want_handshake(self, now_ns: int) -> None:
         """Start a handshake, for there is traffic and no session, or an ageing one."""
@@ -437,7 +437,7 @@ class Peer:
             self._plane.release_index(self._initiator.local_index)
             self._initiator = None
 
-    # ---- timers ------------------------------------------------------------------------------
+    # ---- timers ----
 
     def run_timers(self, now_ns: int) -> None:
         """Do what is due, and wait for what is due next."""

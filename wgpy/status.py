@@ -91,7 +91,7 @@ class DeviceStatus:
     peers: tuple[PeerStatus, ...] = ()
 
 
-# ---- as JSON -------------------------------------------------------------------------------------
+# ---- as JSON ----
 
 
 def to_json(status: DeviceStatus) -> dict[str, Any]:
@@ -166,7 +166,7 @@ def _key(key: bytes | None) -> str | None:
     return None if key is None else b64encode(key).decode()
 
 
-# ---- and back ------------------------------------------------------------------------------------
+# ---- and back ----
 
 
 def from_json_untrusted(text: bytes) -> DeviceStatus:

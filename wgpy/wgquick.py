@@ -135,7 +135,7 @@ def _add(known: "_Known", section: Section | None, said: str, number: int) -> st
     return None
 
 
-# ---- values: each raises ValueError or OSError for a bad one ------------------------------------
+# ---- values: ValueError or OSError for a bad one ----
 
 _Parse = Callable[[str], object]
 _Known = Mapping[str, _Parse]

@@ -113,7 +113,7 @@ def test_no_interface_and_no_file_are_errors(tmp_path: Path) -> None:
     assert main(["metrics", "--names", str(tmp_path / "missing")], interfaces) == 2
 
 
-# ---- by HTTP -------------------------------------------------------------------------------------
+# ---- by HTTP ----
 
 
 @pytest.mark.parametrize(

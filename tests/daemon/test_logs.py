@@ -198,7 +198,7 @@ def test_the_last_word_does_not_wait_for_a_reader(monkeypatch: pytest.MonkeyPatc
         assert time.monotonic() - before < LONG_S
 
 
-# ---- rows ----------------------------------------------------------------------------------------
+# ---- rows ----
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def test_only_the_stream_that_journal_stream_names_is_the_journals(tmp_path: Pat
     assert not goes_to_journal(-1, stream)
 
 
-# ---- syslog --------------------------------------------------------------------------------------
+# ---- syslog ----
 
 
 def syslogd(path: Path, kind: socket.SocketKind = socket.SOCK_DGRAM) -> socket.socket:
@@ -296,7 +296,7 @@ def test_a_syslogd_that_was_started_anew_hears_the_rest_and_what_it_missed(tmp_p
             assert successor.recv(100).decode().endswith("wg0: after")
 
 
-# ---- file, and the choice ------------------------------------------------------------------------
+# ---- file, and the choice ----
 
 
 def test_a_log_file_is_for_its_owner_and_starts_anew_when_it_is_full(tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def seldom(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(status_module, "INTERVAL_S", NEVER_S)
 
 
-# ---- what a client gets --------------------------------------------------------------------------
+# ---- what a client gets ----
 
 
 def test_a_client_is_told_the_status_at_once(
@@ -216,7 +216,7 @@ def test_the_end_of_the_server_is_that_of_its_clients(
     asyncio.run(asyncio.wait_for(main(), 20))
 
 
-# ---- what may go wrong ---------------------------------------------------------------------------
+# ---- what may go wrong ----
 
 
 def test_a_status_that_cannot_be_taken_ends_connections_and_not_the_server(
@@ -346,7 +346,7 @@ def test_there_is_room_for_a_newcomer_and_who_reads_keeps_its_place(
     run(engine, tmp_path, scenario)
 
 
-# ---- memory --------------------------------------------------------------------------------------
+# ---- memory ----
 
 
 async def leaves_at_once(client: Client) -> None:
@@ -415,7 +415,7 @@ def test_a_thousand_connections_leave_nothing_behind(
         asyncio.run(asyncio.wait_for(main(), 120))
 
 
-# ---- the file ------------------------------------------------------------------------------------
+# ---- the file ----
 
 
 def test_two_of_one_name_are_not_served(tmp_path: Path) -> None:

@@ -40,11 +40,11 @@ ssize_t door_gso_split(uint8_t *frame, size_t length, uint32_t features, uint8_t
 
 /* ---- gro ---- */
 
-struct frame_sink {
-    uint8_t *out;
-    size_t room;
-    uint32_t *lengths;
-    size_t max, count;
+struct frame_sink {    /* where frames go, back to back */
+    uint8_t *out;      /* for the next */
+    size_t room;       /* bytes from there on */
+    uint32_t *lengths; /* of each, bytes */
+    size_t max, count; /* lengths that there may be, and are */
 };
 
 static int copy_frame(struct frame_sink *sink, const struct iovec *iov, int count)

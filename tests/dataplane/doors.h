@@ -60,7 +60,7 @@ bool wg_replay_accept(struct wg_replay *replay, uint64_t counter);
 /* Lets the peer's current session have sent so many messages; nobody can.  -ENOENT: no session. */
 int door_set_send_counter(wg_device *device, uint32_t slot, uint64_t counter);
 
-/* ---- the kernel's answers: a hook that is NULL leaves them to it ---- */
+/* ---- the kernel's answers; NULL leaves them to it ---- */
 
 void door_set_clock(uint64_t ahead_ns); /* of CLOCK_BOOTTIME */
 

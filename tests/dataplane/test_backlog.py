@@ -275,7 +275,7 @@ def test_a_flood_is_held_near_the_target(surplus: int) -> None:
     assert len(ages) * 1000 > 0.95 * 2000 * per_ms  # nothing of the speed is lost
 
 
-# ---- with a socket
+# ---- with a socket ----
 
 SLOTS = 8  # messages of one recvmmsg
 SMALL_BUFFER = 208 << 10  # what anybody may ask for

@@ -131,7 +131,7 @@ def loaded(responder: Responder) -> Responder:
     return responder
 
 
-# ---- the rule of load ----------------------------------------------------------------------------
+# ---- the rule of load ----
 
 
 def test_below_an_eighth_of_the_ring_nobody_is_asked_for_a_cookie(responder: Responder) -> None:
@@ -187,7 +187,7 @@ def test_without_a_cookie_key_nobody_gets_a_cookie(loaded: Responder) -> None:
     assert loaded.taken() == []
 
 
-# ---- the cookie reply ----------------------------------------------------------------------------
+# ---- the cookie reply ----
 
 
 def test_a_reply_goes_to_the_index_of_the_sender(loaded: Responder) -> None:
@@ -230,7 +230,7 @@ def test_a_new_identity_is_the_one_that_counts(loaded: Responder) -> None:
     client.get_cookie()
 
 
-# ---- mac2 ----------------------------------------------------------------------------------------
+# ---- mac2 ----
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
@@ -336,7 +336,7 @@ def test_two_devices_do_not_share_a_secret(loaded: Responder) -> None:
             assert other.taken() == []
 
 
-# ---- the rate limiter ----------------------------------------------------------------------------
+# ---- the rate limiter ----
 
 
 def burst(loaded: Responder, client: Client, count: int) -> int:

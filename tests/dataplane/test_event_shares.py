@@ -90,7 +90,7 @@ def crowd() -> Iterator[Crowd]:
         yield Crowd(stack)
 
 
-# ---- shares --------------------------------------------------------------------------------------
+# ---- shares ----
 
 
 def test_wants_come_after_everything_else(crowd: Crowd) -> None:
@@ -140,7 +140,7 @@ def test_messages_alone_leave_a_quarter_to_wants(crowd: Crowd) -> None:
     assert crowd.take() == ["message"] * 48
 
 
-# ---- the order of wants --------------------------------------------------------------------------
+# ---- the order of wants ----
 
 
 def test_whoever_comes_after_a_crowd_does_not_wait_for_it(crowd: Crowd) -> None:
@@ -185,7 +185,7 @@ def test_wanting_again_before_control_has_heard_changes_nothing(crowd: Crowd) ->
     assert sorted(map(int, crowd.take_all())) == silent + new
 
 
-# ---- nothing is lost -----------------------------------------------------------------------------
+# ---- nothing is lost ----
 
 
 def wanting(crowd: Crowd) -> list[int]:

@@ -39,7 +39,7 @@ def pending(
     return PendingEvent(slot, want_handshake, key_confirmed, armed)
 
 
-# ---- pending bits --------------------------------------------------------------------------------
+# ---- pending bits ----
 
 
 def test_traffic_without_a_session_wants_a_handshake(wire: Wire) -> None:
@@ -98,7 +98,7 @@ def test_a_removed_peers_events_are_gone(wire: Wire) -> None:
     assert not wire.readable()
 
 
-# ---- timers --------------------------------------------------------------------------------------
+# ---- timers ----
 
 
 def test_payload_received_arms_the_keepalive_timer(wire: Wire) -> None:
@@ -147,7 +147,7 @@ def test_traffic_one_way_answers_the_other(wire: Wire) -> None:
     assert wire.plane.stats(wire.slot).tx_unanswered_since_ns == 0
 
 
-# ---- messages ------------------------------------------------------------------------------------
+# ---- messages ----
 
 
 def test_an_initiation_arrives_as_it_was_sent(wire: Wire) -> None:
@@ -208,7 +208,7 @@ def test_a_full_ring_drops_counts_and_recovers(wire: Wire) -> None:
     assert len(wire.events()) == 1
 
 
-# ---- no lost wake-up -----------------------------------------------------------------------------
+# ---- no lost wake-up ----
 
 
 def test_the_eventfd_stays_readable_while_something_is_left(wire: Wire) -> None:

@@ -88,7 +88,7 @@ class Wire:
         worker = WorkerIO(self.lent_tun.fileno(), self.lent_udp.fileno(), -1)
         self.plane.start(PlaneIO((worker,), features))
 
-    # ---- out
+    # ---- out ----
 
     def send(self, number: int, count: int, payload: int = SMALL, rest: int = 0) -> list[bytes]:
         """Packets to the peer in one frame, which makes a batch of them; `rest`: of the last."""
@@ -116,7 +116,7 @@ class Wire:
         after = self.send(number, 1)
         assert self.arrivals(number, 1) == ([last], after)
 
-    # ---- in
+    # ---- in ----
 
     def receive(self, packets: Sequence[bytes]) -> None:
         """Let peer 0 send packets to the plane."""
@@ -146,7 +146,7 @@ class Wire:
             self._next_events()
         return failure.errno
 
-    # ---- what became of it
+    # ---- what became of it ----
 
     def _next_events(self) -> list[PendingEvent | MessageEvent]:
         assert select.select([self.plane.event_fd], [], [], WAIT_S)[0]
@@ -194,7 +194,7 @@ def is_batch(message: Message) -> bool:
     return message.segment > 0
 
 
-# ---- out: batches --------------------------------------------------------------------------------
+# ---- out: batches ----
 
 
 def test_a_batch_leaves_in_one_piece(kernel: FaultyKernel, wire: Wire) -> None:
@@ -291,7 +291,7 @@ def test_an_interrupted_send_is_repeated(kernel: FaultyKernel, wire: Wire) -> No
     assert wire.count("tx_send_errors") == 0
 
 
-# ---- out: the source address ---------------------------------------------------------------------
+# ---- out: the source address ----
 
 
 def lose_source(wire: Wire) -> None:
@@ -323,7 +323,7 @@ def test_nothing_is_lost_when_the_address_is_gone_and_batches_do_not_fit_either(
     assert wire.count("tx_send_errors") == 0
 
 
-# ---- out: the last messages of a session ---------------------------------------------------------
+# ---- out: the last messages of a session ----
 
 
 def test_a_session_that_has_sent_enough_asks_to_be_renewed_and_goes_on(
@@ -360,7 +360,7 @@ def test_a_batch_takes_no_counters_beyond_the_last(kernel: FaultyKernel, wire: W
     wire.assert_all_came(0, wire.send(0, 10))
 
 
-# ---- in: the TUN ---------------------------------------------------------------------------------
+# ---- in: the TUN ----
 
 
 def gso_type(start: bytes) -> int:
@@ -440,7 +440,7 @@ def test_a_tun_that_is_gone_ends_the_thread(
     assert len(written) == len(answers), "it wrote on"
 
 
-# ---- in: the socket ------------------------------------------------------------------------------
+# ---- in: the socket ----
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,7 @@ def test_garbage_passes_untouched(packets: list[bytes], features: int) -> None:
     assert coalesce(packets, features) == [header + packet for packet in packets]
 
 
-# ---- item 10: what may be joined ----------------------------------------------------------------
+# ---- item 10: what may be joined ----
 
 
 @every_kind
@@ -436,7 +436,7 @@ def test_too_little_room_is_reported() -> None:
         assert refusal.value.errno == errno.ENOSPC
 
 
-# ---- item 11: a coalesced frame that the TUN refused --------------------------------------------
+# ---- item 11: a coalesced frame that the TUN refused ----
 
 
 @settings(max_examples=100)
@@ -447,7 +447,7 @@ def test_a_refused_frame_is_taken_apart_into_what_came_in(case: tuple[Packet, in
     assert singles(packets) == alone(packets)
 
 
-# ---- item 12: off-switches ----------------------------------------------------------------------
+# ---- item 12: off-switches ----
 
 
 @every_kind

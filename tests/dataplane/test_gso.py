@@ -79,7 +79,7 @@ def test_a_segment_smaller_than_its_headers_does_no_harm(packet: Packet) -> None
     assert split(packet.frame(1)) == [bytes(segment) for segment in packet.segments(1)]
 
 
-# ---- item 7: trust nothing in the virtio_net_hdr ------------------------------------------------
+# ---- item 7: trust nothing in the virtio_net_hdr ----
 
 
 @every_kind
@@ -218,7 +218,7 @@ def test_garbage_is_refused_or_becomes_one_ip_packet(frame: bytes, features: int
     assert all(packet[0] >> 4 in (4, 6) for packet in packets)
 
 
-# ---- item 8: finish the checksum ----------------------------------------------------------------
+# ---- item 8: finish the checksum ----
 
 
 @every_kind
@@ -286,7 +286,7 @@ def test_a_frame_longer_than_an_ip_packet_may_be_is_refused() -> None:
     assert_refused(b"\x60\0\0\0\xff\xff\x3b\x40" + b"\0" * 65567, 0)
 
 
-# ---- item 9: what differs between the packets ----------------------------------------------------
+# ---- item 9: what differs between the packets ----
 
 
 def test_the_ipv4_id_increments_and_wraps() -> None:

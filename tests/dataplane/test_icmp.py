@@ -147,7 +147,7 @@ def test_a_super_packet_is_answered_once_about_its_first_packet() -> None:
         assert host.tun.recv(65535)[38:] == last
 
 
-# ---- what must not be answered -------------------------------------------------------------------
+# ---- what must not be answered ----
 
 
 def icmp4(kind: int) -> bytes:
@@ -267,7 +267,7 @@ def test_whatever_the_host_sends_errors_are_well_formed(
         assert len(error) <= (576 if error[0] >> 4 == 4 else 1280)
 
 
-# ---- rates ---------------------------------------------------------------------------------------
+# ---- rates ----
 
 
 def test_one_address_gets_six_errors_at_once_and_one_more_a_second(host: Host) -> None:

@@ -33,7 +33,7 @@ def refused(code: int) -> AbstractContextManager[object]:
     return pytest.raises(OSError, match=rf"\[Errno {code}\]")
 
 
-# ---- replay ------------------------------------------------------------------------------------
+# ---- replay ----
 
 
 class Replay:
@@ -99,7 +99,7 @@ def test_no_counter_from_reject_after_messages_on_is_accepted() -> None:
     assert replay.accepts(REJECT_AFTER_MESSAGES - 1)
 
 
-# ---- one peer, its sessions, and the traffic that tells them apart -------------------------------
+# ---- one peer, its sessions and their traffic ----
 
 
 class Peer:
@@ -171,7 +171,7 @@ def peer() -> Iterator[Peer]:
         yield Peer(stack)
 
 
-# ---- indexes -------------------------------------------------------------------------------------
+# ---- indexes ----
 
 
 @pytest.fixture
@@ -220,7 +220,7 @@ def test_an_index_serves_one_session(plane: Plane) -> None:
         plane.install_keypair(slot, session)
 
 
-# ---- rotation ------------------------------------------------------------------------------------
+# ---- rotation ----
 
 
 @pytest.mark.threads

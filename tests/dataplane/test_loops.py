@@ -188,7 +188,7 @@ def test_a_train_of_messages_goes_nowhere() -> None:
         assert tunnel.looped == 2 * 3
 
 
-# ---- messages of others --------------------------------------------------------------------------
+# ---- messages of others ----
 
 
 def hops_of(tunnel: Tunnel, packet: Packet) -> int | None:
@@ -235,7 +235,7 @@ def test_what_carries_anything_else_has_hops_of_its_own(tunnel_with_hops: Tunnel
         assert hops_of(tunnel_with_hops, replace(V4, ttl=3, payload=payload)) == 64
 
 
-# ---- known loops ---------------------------------------------------------------------------------
+# ---- known loops ----
 
 
 def test_nothing_is_sent_to_an_endpoint_that_is_looped_and_the_host_hears_of_it(

@@ -59,7 +59,7 @@ def tun() -> Iterator[socket.socket]:
         yield ours
 
 
-# ---- life cycle ----------------------------------------------------------------------------------
+# ---- life cycle ----
 
 
 def test_each_backend_can_be_chosen_and_the_first_is_the_default(plane: Plane) -> None:
@@ -152,7 +152,7 @@ def test_a_kick_from_before_the_start_is_not_lost(tun: socket.socket, plane: Pla
         assert plane.stats(slot).tx_bytes == 32
 
 
-# ---- clock and counters --------------------------------------------------------------------------
+# ---- clock and counters ----
 
 
 def test_the_clock_is_boot_time(plane: Plane) -> None:
@@ -167,7 +167,7 @@ def test_counters_start_at_zero_and_have_their_names(plane: Plane) -> None:
     assert set(counters.values()) == {0}
 
 
-# ---- peers ---------------------------------------------------------------------------------------
+# ---- peers ----
 
 
 def test_slots_are_unique_and_used_again(plane: Plane) -> None:
@@ -226,7 +226,7 @@ def test_rearming_the_keepalive_sets_its_stamp(plane: Plane) -> None:
     assert plane.stats(slot).rx_unanswered_since_ns == 4711
 
 
-# ---- endpoints -----------------------------------------------------------------------------------
+# ---- endpoints ----
 
 SOURCED = Endpoint(V6.address, 9, 3, source=bytes(15) + b"\1", source_ifindex=4)
 
@@ -261,7 +261,7 @@ def test_an_endpoint_of_a_wrong_length_is_refused(plane: Plane, bad: Endpoint) -
         plane.set_endpoint(slot, bad)
 
 
-# ---- keys ----------------------------------------------------------------------------------------
+# ---- keys ----
 
 
 def test_keys_of_a_wrong_length_are_refused(plane: Plane) -> None:
@@ -304,7 +304,7 @@ def test_the_core_has_the_numbers_of_the_specification() -> None:
     assert (numbers.KEEPALIVE_TIMEOUT_S, numbers.REKEY_TIMEOUT_S) == (10, 5)
 
 
-# ---- messages ------------------------------------------------------------------------------------
+# ---- messages ----
 
 
 def test_a_message_for_a_peer_without_an_endpoint_is_refused(plane: Plane) -> None:

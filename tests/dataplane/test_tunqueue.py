@@ -171,7 +171,7 @@ def test_whatever_comes_its_length_stays_within_bounds(
             changed_ns, before = queue.now_ns, length
 
 
-# ---- with a TUN
+# ---- with a TUN ----
 
 
 class SlowWire(Wire):

@@ -53,7 +53,7 @@ class Duel:
         section = PeerChange(self.peer.public_key, **(usual | changes))
         self.host.configure(section)
 
-    # ---- what the device does ----------------------------------------------------------------
+    # ---- what the device does ----
 
     def send(self, payload: bytes, tos: int = 0) -> None:
         """The host has a packet for the peer."""
@@ -78,7 +78,7 @@ class Duel:
         """How many handshake messages were refused as not genuine."""
         return sum(refusals(self.host.device).values()) - self.counter("rx_bad_mac1")
 
-    # ---- what the peer does ------------------------------------------------------------------
+    # ---- what the peer does ----
 
     def receive(self, kind: int, family: AddressFamily = V4) -> bytes:
         """The next message of this kind; the device may have had others to send before."""

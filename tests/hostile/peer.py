@@ -85,7 +85,7 @@ class HostilePeer:
         except BlockingIOError:
             return None
 
-    # ---- handshake ---------------------------------------------------------------------------
+    # ---- handshake ----
 
     def initiate(
         self, index: int, psk: bytes = NO_PSK, time: int | None = None

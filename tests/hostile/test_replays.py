@@ -12,7 +12,7 @@ pytestmark = pytest.mark.threads
 REPLAY_WINDOW = lib.WG_REPLAY_WINDOW
 
 
-# ---- late messages -------------------------------------------------------------------------------
+# ---- late messages ----
 
 
 def test_messages_under_the_previous_key_may_be_late(duel: Duel) -> None:
@@ -44,7 +44,7 @@ def test_a_key_older_than_180_s_is_refused(duel: Duel) -> None:
     assert all(payload.startswith(b"genuine") for payload in duel.host.received)
 
 
-# ---- replays -------------------------------------------------------------------------------------
+# ---- replays ----
 
 
 def test_replays_at_the_edges_of_the_window(duel: Duel) -> None:
@@ -110,7 +110,7 @@ def test_an_initiation_of_an_earlier_time_gets_no_answer(duel: Duel) -> None:
     duel.session()
 
 
-# ---- roaming -------------------------------------------------------------------------------------
+# ---- roaming ----
 
 
 def test_the_endpoint_family_changes_at_once_on_a_live_session(duel: Duel) -> None:

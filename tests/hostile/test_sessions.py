@@ -20,7 +20,7 @@ STAGED_MAX = lib.WG_STAGED_MAX
 REKEY_ON_RECEIVE_S = REJECT_AFTER_TIME_S - KEEPALIVE_TIMEOUT_S - REKEY_TIMEOUT_S
 
 
-# ---- both roles ----------------------------------------------------------------------------------
+# ---- both roles ----
 
 
 def test_the_peer_initiates(duel: Duel) -> None:
@@ -80,7 +80,7 @@ def test_payload_is_padded_to_16_bytes_but_not_beyond_the_mtu(
     assert opened[length:] == bytes(padded - length)
 
 
-# ---- renewal -------------------------------------------------------------------------------------
+# ---- renewal ----
 
 
 def test_the_device_renews_by_sending_a_session_that_it_began(duel: Duel) -> None:
@@ -113,7 +113,7 @@ def test_the_device_leaves_the_renewal_of_a_session_of_the_peer_to_the_peer(duel
         assert duel.next_kind() == TRANSPORT
 
 
-# ---- indexes -------------------------------------------------------------------------------------
+# ---- indexes ----
 
 
 def test_the_peer_may_use_its_index_again(duel: Duel) -> None:
@@ -161,7 +161,7 @@ def test_a_response_to_an_initiation_that_was_repeated_is_refused(duel: Duel) ->
     assert link.open(duel.receive(TRANSPORT))
 
 
-# ---- races ---------------------------------------------------------------------------------------
+# ---- races ----
 
 
 @pytest.mark.parametrize("answer_first", [True, False])

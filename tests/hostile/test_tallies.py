@@ -32,7 +32,7 @@ def peer_address(duel: Duel) -> str:
     return f"127.0.0.1:{duel.peer.port()}"
 
 
-# ---- a peer's packets ----------------------------------------------------------------------------
+# ---- a peer's packets ----
 
 
 def test_a_session_that_goes_well_drops_nothing_and_counts_inner_packets(duel: Duel) -> None:
@@ -98,7 +98,7 @@ def test_what_the_kernel_says_of_a_failed_send_is_told(duel: Duel) -> None:
     assert (tally.address, tally.errno) == ("255.255.255.255:7", errno.EACCES)
 
 
-# ---- nobody's ------------------------------------------------------------------------------------
+# ---- nobody's ----
 
 
 def test_a_destination_that_is_nobodys_is_named(duel: Duel) -> None:

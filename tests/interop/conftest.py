@@ -30,7 +30,7 @@ OUTCOMES = pytest.StashKey[dict[str, dict[str, str]]]()  # by peer and case
 WHOLE = pytest.StashKey[bool]()  # nothing was deselected
 
 
-# ---- what is run, and where ----------------------------------------------------------------------
+# ---- what is run, and where ----
 
 
 def unavailable() -> str:
@@ -68,7 +68,7 @@ def is_ours(item: pytest.Item) -> bool:
     return Path(__file__).parent in item.path.parents
 
 
-# ---- the record ----------------------------------------------------------------------------------
+# ---- the record ----
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -144,7 +144,7 @@ def versions(peer: str) -> dict[str, str]:
     return found
 
 
-# ---- tunnels -------------------------------------------------------------------------------------
+# ---- tunnels ----
 
 
 @pytest.fixture(scope="session")

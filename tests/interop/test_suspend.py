@@ -41,7 +41,7 @@ DIRECTORY_LINKS = ("/bin", "/lib", "/lib64", "/sbin", "/var/run")
 NEEDLESS = {"test", "idlelib", "tkinter", "ensurepip"}  # of the standard library
 
 
-# ---- inside --------------------------------------------------------------------------------------
+# ---- inside ----
 
 
 def unfit() -> str:
@@ -110,7 +110,7 @@ def test_a_keepalive_that_fell_due_during_a_suspend_is_sent_at_once(network: Net
         ping(left.host, right.inner4)
 
 
-# ---- outside -------------------------------------------------------------------------------------
+# ---- outside ----
 
 
 def missing() -> str:

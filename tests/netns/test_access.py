@@ -20,7 +20,7 @@ def tried(side: Side, *command: str) -> subprocess.CompletedProcess[str]:
     return side.host.attempt(*command)
 
 
-# ---- the socket ----------------------------------------------------------------------------------
+# ---- the socket ----
 
 
 def test_other_users_may_neither_look_nor_change(side: Side) -> None:
@@ -115,7 +115,7 @@ def test_wg_finds_the_socket_where_there_is(case: str, side: Side, tmp_path: Pat
     eventually(lambda: not side.host.pids(), "the end of the daemon")
 
 
-# ---- the process ---------------------------------------------------------------------------------
+# ---- the process ----
 
 
 def test_it_leaves_no_core_file_and_nobody_looks_into_it(side: Side) -> None:

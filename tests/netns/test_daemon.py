@@ -56,7 +56,7 @@ def status_of(side: Side, *command: str) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
-# ---- start ---------------------------------------------------------------------------------------
+# ---- start ----
 
 
 def test_everything_is_there_when_the_caller_returns(left: Side) -> None:
@@ -171,7 +171,7 @@ def test_it_replaces_a_socket_that_a_killed_daemon_left_behind(
     ping(left.host, sides[1].inner4)
 
 
-# ---- end -----------------------------------------------------------------------------------------
+# ---- end ----
 
 
 @pytest.mark.parametrize("state", ["up", "down"])
@@ -270,7 +270,7 @@ def test_in_the_foreground_a_data_thread_that_dies_is_a_failure(sides: tuple[Sid
     assert_ends(left)
 
 
-# ---- link ----------------------------------------------------------------------------------------
+# ---- link ----
 
 
 def test_the_udp_port_is_open_while_the_link_is_up(sides: tuple[Side, Side], left: Side) -> None:

@@ -118,7 +118,7 @@ def is_open(host: Namespace, port: str = "51820") -> bool:
     return f":{port} " in host.run("ss", "-uln")
 
 
-# ---- peers ---------------------------------------------------------------------------------------
+# ---- peers ----
 
 
 def test_syncconf_loses_not_one_packet_of_a_peer_that_stays(tunnel: tuple[Side, Side]) -> None:
@@ -184,7 +184,7 @@ def test_switching_the_persistent_keepalive_on_sends_one_at_once(
     eventually(lambda: right.show("transfer").split()[1] == "564", "a keepalive of 32 bytes")
 
 
-# ---- identity ------------------------------------------------------------------------------------
+# ---- identity ----
 
 
 def test_another_private_key_ends_the_sessions_and_handshakes_follow(
@@ -221,7 +221,7 @@ def test_a_peer_that_we_become_disappears(tunnel: tuple[Side, Side]) -> None:
     assert left.show("peers") == right.public_key
 
 
-# ---- port and mark -------------------------------------------------------------------------------
+# ---- port and mark ----
 
 
 def test_the_peer_follows_to_another_listen_port(tunnel: tuple[Side, Side]) -> None:
@@ -290,7 +290,7 @@ def test_packets_carry_the_fwmark_as_soon_as_it_is_set(tunnel: tuple[Side, Side]
         left.host.run("nft", "delete", "table", "inet", "marks")
 
 
-# ---- link ----------------------------------------------------------------------------------------
+# ---- link ----
 
 
 @pytest.mark.parametrize("who", ["the initiator", "the responder"])
@@ -368,7 +368,7 @@ def test_any_mtu_will_do(tunnel: tuple[Side, Side], mtu: int) -> None:
             side.host.run("ip", "address", "replace", address, "dev", side.interface, "nodad")
 
 
-# ---- name and namespace --------------------------------------------------------------------------
+# ---- name and namespace ----
 
 
 @pytest.fixture
@@ -431,7 +431,7 @@ def test_an_interface_may_come_back_to_the_namespace_of_its_daemon(
     assert_alive(left, right, left.host, left.interface)
 
 
-# ---- a host without one of the families ----------------------------------------------------------
+# ---- a host without one of the families ----
 
 
 def bring_up_ipv4(side: Side, peer: Side, outside: int = 4) -> None:

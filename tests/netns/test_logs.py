@@ -164,7 +164,7 @@ def test_a_journal_that_does_not_read_holds_up_nothing(sides: tuple[Side, Side])
         assert journal.recv(1000).startswith(b"<5>")
 
 
-# ---- where there is no syslog --------------------------------------------------------------------
+# ---- where there is no syslog ----
 
 
 @contextmanager

@@ -39,7 +39,7 @@ def gateways(
         yield make_gateways(make, directory, workers=request.param)
 
 
-# ---- wgpy in wgpy --------------------------------------------------------------------------------
+# ---- wgpy in wgpy ----
 
 
 def inner_side(outer: Side, host: Namespace, number: int, outer4: str, outer6: str) -> Side:
@@ -126,7 +126,7 @@ def test_datagrams_in_a_tunnel_in_a_tunnel_arrive(
             send_datagrams(*hosts, target.inner4, size, burst=16, bursts=20, train=train)
 
 
-# ---- VXLAN ---------------------------------------------------------------------------------------
+# ---- VXLAN ----
 
 
 def join_vxlan(hosts: tuple[Namespace, Namespace], addresses: tuple[str, str], mtu: int) -> None:

@@ -178,7 +178,7 @@ def test_a_peer_that_pretends_to_be_inside_the_tunnel_harms_only_itself(
     ping(left.host, right.inner4)
 
 
-# ---- more than one peer --------------------------------------------------------------------------
+# ---- more than one peer ----
 
 
 @pytest.fixture

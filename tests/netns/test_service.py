@@ -100,7 +100,7 @@ def test_what_is_not_the_journals_gets_times(side: Side, tmp_path: Path) -> None
         assert re.match(rf"[-\d]+ [:,\d]+ NOTICE {side.interface}: ", line)
 
 
-# ---- the unit ------------------------------------------------------------------------------------
+# ---- the unit ----
 
 
 def unit_value(key: str, instance: str) -> str:

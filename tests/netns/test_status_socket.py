@@ -60,7 +60,7 @@ def side(sides: tuple[Side, Side]) -> Side:
     return sides[0]
 
 
-# ---- who may look --------------------------------------------------------------------------------
+# ---- who may look ----
 
 
 def test_root_is_told_the_status_and_no_secret(sides: tuple[Side, Side]) -> None:
@@ -104,7 +104,7 @@ def test_it_can_be_switched_off(side: Side) -> None:
     assert not status_path(side).exists()
 
 
-# ---- its file ------------------------------------------------------------------------------------
+# ---- its file ----
 
 
 def test_it_is_gone_with_the_daemon_and_a_stale_one_is_replaced(side: Side) -> None:
@@ -173,7 +173,7 @@ def test_who_has_the_name_already_keeps_it(sides: tuple[Side, Side]) -> None:
     assert json.loads(look(left).stdout)["interface"] == left.interface
 
 
-# ---- what clients can do -------------------------------------------------------------------------
+# ---- what clients can do ----
 
 
 def test_a_thousand_bad_clients_harm_nobody(sides: tuple[Side, Side]) -> None:

@@ -59,7 +59,7 @@ def outcome(side: Side, *start: str, prepare: str = "", directory: Path | None =
     return OUTCOMES[done.returncode]
 
 
-# ---- places --------------------------------------------------------------------------------------
+# ---- places ----
 
 OTHER_PLACES = {  # than those in which it serves as wgpy does, or refuses as it does
     "no /proc": LEAVES_A_SOCKET,
@@ -94,7 +94,7 @@ def test_it_uses_whatever_can_be_used_in_the_place_of_sockets(
     assert found == (REFUSES if case in REFUSED_DIRECTORIES else SERVES)
 
 
-# ---- privileges ----------------------------------------------------------------------------------
+# ---- privileges ----
 
 
 @pytest.mark.parametrize("case", RIGHTS)
@@ -118,7 +118,7 @@ def test_it_works_in_a_container(sides: tuple[Side, Side]) -> None:
         assert main.returncode == 0, output
 
 
-# ---- descriptors ---------------------------------------------------------------------------------
+# ---- descriptors ----
 
 
 @pytest.mark.parametrize("closed", ["0", "1", "2", "01", "02", "12", "012"])
@@ -167,7 +167,7 @@ def test_what_was_made_before_it_takes_with_one_queue(side: Side, made: str, exp
     assert outcome(side, prepare=prepare) == expected
 
 
-# ---- what comes later ----------------------------------------------------------------------------
+# ---- what comes later ----
 
 
 def test_its_port_is_open_whether_the_link_is_up_or_not(side: Side) -> None:

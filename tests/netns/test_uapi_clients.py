@@ -45,7 +45,7 @@ def resident_kib(pid: int) -> int:
     return int(found[1])
 
 
-# ---- what one connection may do ------------------------------------------------------------------
+# ---- what one connection may do ----
 
 
 def test_a_connection_carries_many_operations(side: Side, client: socket.socket) -> None:
@@ -101,7 +101,7 @@ def test_the_end_of_the_stream_will_do_for_the_blank_line(side: Side) -> None:
     assert side.show("fwmark") == "0x7"
 
 
-# ---- lines ---------------------------------------------------------------------------------------
+# ---- lines ----
 
 
 def test_a_get_has_its_lines_in_order(tunnel: tuple[Side, Side]) -> None:
@@ -157,7 +157,7 @@ def test_an_ipv4_address_in_ipv6_guise_is_reached(tunnel: tuple[Side, Side]) -> 
     ping(left.host, right.inner4)
 
 
-# ---- what wg of this version does not send -------------------------------------------------------
+# ---- what wg of this version does not send ----
 
 
 def allowed_ips(side: Side) -> list[str]:
@@ -215,7 +215,7 @@ def test_the_pypi_client_sees_and_changes_a_tunnel_in_use(tunnel: tuple[Side, Si
     ping(left.host, right.inner4)
 
 
-# ---- errors --------------------------------------------------------------------------------------
+# ---- errors ----
 
 # One bad line each, in a request that would change much if it was applied line by line.
 BAD_OF_DEVICE = {
@@ -310,7 +310,7 @@ def test_the_reason_of_an_error_is_logged_with_its_line_but_never_a_key(
     ]
 
 
-# ---- many and bad clients ------------------------------------------------------------------------
+# ---- many and bad clients ----
 
 
 def test_silent_and_slow_clients_hold_up_nobody(side: Side) -> None:
@@ -426,7 +426,7 @@ def test_a_request_without_end_takes_no_memory(side: Side) -> None:
     assert resident_kib(daemon(side)) - before_kib < 4096
 
 
-# ---- very much -----------------------------------------------------------------------------------
+# ---- very much ----
 
 
 def test_131000_allowed_ips_are_set_shown_and_removed(tunnel: tuple[Side, Side]) -> None:

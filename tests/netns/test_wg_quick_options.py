@@ -47,7 +47,7 @@ def routes(side: Side, table: str) -> list[str]:
     ]
 
 
-# ---- routes --------------------------------------------------------------------------------------
+# ---- routes ----
 
 
 def test_routes_follow_the_allowed_ips(sides: tuple[Side, Side]) -> None:
@@ -99,7 +99,7 @@ def test_a_full_tunnel_has_its_mark_its_rules_and_its_firewall(
     assert left.host.run("nft", "list", "tables") == ""
 
 
-# ---- link and names ------------------------------------------------------------------------------
+# ---- link and names ----
 
 
 @pytest.mark.parametrize(("options", "mtu"), [([], 1420), (["MTU = 1337"], 1337)])
@@ -142,7 +142,7 @@ def test_dns_servers_are_handed_over_and_taken_back(
     assert calls[-1] == f"-d {left.interface} -f"
 
 
-# ---- hooks ---------------------------------------------------------------------------------------
+# ---- hooks ----
 
 
 def test_hooks_find_the_interface_as_they_should(sides: tuple[Side, Side], tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_a_file_that_wg_refuses_undoes_it_all(sides: tuple[Side, Side]) -> None:
     assert_down(left)
 
 
-# ---- save, strip, reload -------------------------------------------------------------------------
+# ---- save, strip, reload ----
 
 
 def test_saveconfig_keeps_what_was_set_meanwhile(sides: tuple[Side, Side]) -> None:
@@ -238,7 +238,7 @@ def test_a_file_is_reloaded_without_a_break(sides: tuple[Side, Side]) -> None:
     ping(left.host, right.inner4)
 
 
-# ---- many times, many interfaces -----------------------------------------------------------------
+# ---- many times, many interfaces ----
 
 
 def another(side: Side, number: int, port: int) -> Side:

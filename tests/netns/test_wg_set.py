@@ -26,7 +26,7 @@ def refusal(side: Side, *command: str, stdin: str = "") -> str:
     return side.host.refusal("wg", *command, stdin=stdin)
 
 
-# ---- the interface -------------------------------------------------------------------------------
+# ---- the interface ----
 
 
 def test_a_listen_port_is_used_at_once(left: Side) -> None:
@@ -73,7 +73,7 @@ def test_a_port_in_use_is_reported_by_its_name(left: Side) -> None:
     assert (left.show("listen-port"), left.show("fwmark")) == ("51820", "off")
 
 
-# ---- peers ---------------------------------------------------------------------------------------
+# ---- peers ----
 
 
 def test_a_peer_is_added_with_nothing_and_removed(left: Side, other: str) -> None:
@@ -176,7 +176,7 @@ def test_a_peer_with_our_own_key_is_skipped(left: Side) -> None:
     assert left.show("dump") == before
 
 
-# ---- files ---------------------------------------------------------------------------------------
+# ---- files ----
 
 
 def peer_section(public_key: str, allowed_ips: str) -> str:

@@ -40,7 +40,7 @@ def expected_mac2(message: bytes, cookie: bytes) -> bytes:
     return blake2s(message[:-16], key=cookie, digest_size=16).digest()
 
 
-# ---- mac1
+# ---- mac1 ----
 
 
 def test_mac1_is_the_keyed_blake2s_of_all_before_it() -> None:
@@ -55,7 +55,7 @@ def test_the_key_of_cookie_replies_has_a_label_of_its_own() -> None:
     assert cookie_key(PUBLIC_KEY) == blake2s(b"cookie--" + PUBLIC_KEY).digest()
 
 
-# ---- mac2 and the cookie
+# ---- mac2 and the cookie ----
 
 
 def test_without_a_cookie_mac2_is_zero() -> None:
@@ -83,7 +83,7 @@ def test_a_new_cookie_replaces_an_old_one() -> None:
     assert mac2(message) == expected_mac2(message, other)
 
 
-# ---- the cookie reply
+# ---- the cookie reply ----
 
 
 def test_a_reply_to_nothing_is_refused() -> None:
@@ -145,7 +145,7 @@ def test_no_cookie_shows_in_a_repr() -> None:
     assert COOKIE.hex() not in shown
 
 
-# ---- XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha-03)
+# ---- XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha-03) ----
 
 
 def test_hchacha20_gives_the_subkey_of_the_draft() -> None:  # section 2.2.1

@@ -45,7 +45,7 @@ def test_an_idle_peer_has_no_deadline(timers: Timers) -> None:
     assert timers.due(NO_TRAFFIC, NOW) == []
 
 
-# ---- retransmission ------------------------------------------------------------------------------
+# ---- retransmission ----
 
 
 def test_an_initiation_is_repeated_after_rekey_timeout_and_jitter(timers: Timers) -> None:
@@ -143,7 +143,7 @@ def test_what_was_postponed_is_no_retry(timers: Timers) -> None:
     assert retries == MAX_RETRIES
 
 
-# ---- passive keepalive ---------------------------------------------------------------------------
+# ---- passive keepalive ----
 
 
 def test_unanswered_payload_is_answered_by_a_keepalive_after_10_s(timers: Timers) -> None:
@@ -172,7 +172,7 @@ def test_anything_sent_makes_the_keepalive_needless(timers: Timers) -> None:
     assert timers.due(traffic(rx_data=NOW, tx_any=NOW + S), NOW + 10 * S) == []
 
 
-# ---- new handshake on silence --------------------------------------------------------------------
+# ---- new handshake on silence ----
 
 
 def test_silence_asks_for_a_handshake_after_15_s_and_jitter(timers: Timers) -> None:
@@ -215,7 +215,7 @@ def test_a_new_handshake_takes_the_place_of_a_retry(timers: Timers) -> None:
     assert timers.due(sent_since(NOW), now) == []
 
 
-# ---- zero key material ---------------------------------------------------------------------------
+# ---- zero key material ----
 
 
 def test_keys_are_zeroed_540_s_after_the_last_session(timers: Timers) -> None:
@@ -227,7 +227,7 @@ def test_keys_are_zeroed_540_s_after_the_last_session(timers: Timers) -> None:
     assert timers.deadline(NO_TRAFFIC) is None
 
 
-# ---- persistent keepalive ------------------------------------------------------------------------
+# ---- persistent keepalive ----
 
 
 @pytest.mark.parametrize("stamp", ["tx_any", "rx_any"])
@@ -257,7 +257,7 @@ def test_both_keepalives_together_are_one(timers: Timers) -> None:
     assert timers.due(received_since(NOW), NOW + 10 * S) == [Action.SEND_KEEPALIVE]
 
 
-# ---- all of them ---------------------------------------------------------------------------------
+# ---- all of them ----
 
 
 def test_stopping_cancels_everything(timers: Timers) -> None:

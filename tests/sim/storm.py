@@ -137,7 +137,7 @@ class Storm:
         for host in hosts:
             self._later(20, partial(self._sync_if_alive, host))
 
-    # ---- the network -------------------------------------------------------------------------
+    # ---- the network ----
 
     def change_weather(self) -> None:
         self.world.network.weather = weather = self.random.choice(WEATHERS)
@@ -167,7 +167,7 @@ class Storm:
             network.carry(datagram)
         self.world.say("replays")
 
-    # ---- hosts -------------------------------------------------------------------------------
+    # ---- hosts ----
 
     def restart(self) -> None:
         host = self._host()
@@ -244,7 +244,7 @@ class Storm:
         self._sync_later(self.world.server)
         self.world.say(f"{client.name} listens on {client.port}")
 
-    # ---- configuration -----------------------------------------------------------------------
+    # ---- configuration ----
 
     def _key(self) -> bytes:
         self._keys += 1
@@ -286,7 +286,7 @@ class Storm:
         self._sync_later(host)
         self.world.say(f"{host.name} keeps alive every {host.keepalive_s} s")
 
-    # ---- traffic and load --------------------------------------------------------------------
+    # ---- traffic and load ----
 
     def converse(self) -> None:
         """Payload both ways at a steady pace."""

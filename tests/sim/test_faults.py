@@ -60,7 +60,7 @@ V4 = [bytes([10, 2, 0, number]) for number in (2, 3)]
 V6 = [bytes([0xFD, 2, *bytes(13), number]) for number in (2, 3)]
 
 
-# ---- restart -------------------------------------------------------------------------------------
+# ---- restart ----
 
 
 def restart(host: Host) -> None:
@@ -97,7 +97,7 @@ def test_both_hosts_may_restart(pair: Pair) -> None:
     pair.converse()
 
 
-# ---- what makes a host start anew while its peer remembers ---------------------------------------
+# ---- a host starts anew, its peer remembers ----
 
 QUICK = Weather(delay_s=0.001)  # answers come sooner than another initiation is accepted
 POSTPONED_S = 0.05  # an initiation and a round trip at most, and nothing near a retry
@@ -181,7 +181,7 @@ def test_a_port_that_changes_leaves_a_session_as_it_is(pair: Pair) -> None:
     assert {datagram.kind for datagram in log} == {MESSAGE_TRANSPORT}
 
 
-# ---- clocks --------------------------------------------------------------------------------------
+# ---- clocks ----
 
 
 @each_side
@@ -211,7 +211,7 @@ def test_clocks_need_not_agree(pair: Pair) -> None:
     assert pair.passes(pair.a, pair.b, 2 * ROUND_TRIP_S)
 
 
-# ---- suspend -------------------------------------------------------------------------------------
+# ---- suspend ----
 
 
 @each_side
@@ -257,7 +257,7 @@ def test_a_sleeper_is_found_again_when_it_wakes_up(pair: Pair) -> None:
     assert pair.passes(pair.a, pair.b)
 
 
-# ---- roaming -------------------------------------------------------------------------------------
+# ---- roaming ----
 
 
 def test_the_endpoint_family_changes_at_once_on_a_live_session(pair: Pair) -> None:
@@ -290,7 +290,7 @@ def test_a_replay_from_elsewhere_does_not_roam(pair: Pair) -> None:
     assert pair.a.device.snapshot().peers[0].endpoint == pair.b.endpoint
 
 
-# ---- races and late messages ---------------------------------------------------------------------
+# ---- races and late messages ----
 
 
 def test_both_may_initiate_at_once_and_one_direction_fail(pair: Pair) -> None:
@@ -340,7 +340,7 @@ def test_payload_that_is_later_than_180_s_is_refused(pair: Pair) -> None:
     assert late not in pair.monitor.delivered
 
 
-# ---- nonces --------------------------------------------------------------------------------------
+# ---- nonces ----
 
 
 @each_side
@@ -366,7 +366,7 @@ def test_a_session_whose_nonces_are_used_up_sends_nothing_more(pair: Pair, name:
     assert log[0].kind == MESSAGE_INITIATION
 
 
-# ---- rest ----------------------------------------------------------------------------------------
+# ---- rest ----
 
 
 @pytest.mark.parametrize("weather", [Weather(), NOTHING_PASSES], ids=["answered", "unanswered"])

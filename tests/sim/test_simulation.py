@@ -44,7 +44,7 @@ def test_a_seed_always_tells_the_same_story() -> None:
     assert stories[0] == stories[1]
 
 
-# ---- faults planted ------------------------------------------------------------------------------
+# ---- faults planted ----
 
 
 def not_silent(self: Timers, traffic: PeerStats) -> int | None:

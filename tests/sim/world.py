@@ -122,7 +122,7 @@ class SimPlane(FakePlane):
         )
         require(self.readable or not self.waiting, "an event that waits is announced")
 
-    # ---- what FakePlane does, looked at ------------------------------------------------------
+    # ---- what FakePlane does, looked at ----
 
     def remove_peer(self, slot: int) -> None:
         super().remove_peer(slot)
@@ -203,7 +203,7 @@ class Host:
         """Whom it is configured to talk to."""
         return [host for host in self.world.hosts if self.world.are_peers(self, host)]
 
-    # ---- life --------------------------------------------------------------------------------
+    # ---- life ----
 
     def boot(self) -> None:
         """Start from nothing; `sync` configures."""
@@ -278,7 +278,7 @@ class Host:
         self._clock_corrected = True
         self.wall_offset_ns = self._greatest_wall_offset_ns
 
-    # ---- configuration -----------------------------------------------------------------------
+    # ---- configuration ----
 
     def sync(self) -> None:
         """Configure the device as the world has it, like `wg syncconf`."""
@@ -306,7 +306,7 @@ class Host:
             allowed_ips=(AllowedIP(other.inside, 32),),
         )
 
-    # ---- traffic -----------------------------------------------------------------------------
+    # ---- traffic ----
 
     def send(self, other: "Host") -> int | None:
         """Send a payload; -> its number, None if the host cannot."""

@@ -53,7 +53,7 @@ async def end(client: socket.socket) -> None:
         pass
 
 
-# ---- what a client does before it closes its socket ----------------------------------------------
+# ---- what a client does before it closes its socket ----
 
 
 async def leaves_at_once(client: socket.socket) -> None:

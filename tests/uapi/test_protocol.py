@@ -7,7 +7,7 @@ from uapi.requests import KEY, KEY_HEX, OTHER, OTHER_HEX, PEER_LINE, parse, pars
 
 from wgpy.config import ZERO_KEY, AllowedIP, DeviceChange, Endpoint, PeerChange
 
-# ---- set: the device ----------------------------------------------------------------------------
+# ---- set: the device ----
 
 
 def test_no_lines_change_nothing() -> None:
@@ -91,7 +91,7 @@ def test_a_key_is_exactly_64_hex_characters(name: str, value: str) -> None:
     assert refusal(*section, f"{name}={value}").errno == errno.EINVAL
 
 
-# ---- set: peers ---------------------------------------------------------------------------------
+# ---- set: peers ----
 
 
 def test_peer_lines_become_their_fields() -> None:
@@ -270,7 +270,7 @@ def test_any_other_allowed_ip_is_refused(value: str) -> None:
     assert (error.errno, error.line) == (errno.EINVAL, f"allowed_ip={value}")
 
 
-# ---- set: errors --------------------------------------------------------------------------------
+# ---- set: errors ----
 
 
 def test_a_line_without_an_equals_sign_is_a_protocol_error() -> None:

@@ -40,7 +40,7 @@ def directory(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-# ---- requests and replies -----------------------------------------------------------------------
+# ---- requests and replies ----
 
 
 def test_a_get_is_answered_with_the_snapshot(device: FakeDevice, directory: Path) -> None:
@@ -179,7 +179,7 @@ def test_no_bytes_stop_the_server_or_change_the_device(
     assert device.changes == []
 
 
-# ---- the end of the stream ----------------------------------------------------------------------
+# ---- the end of the stream ----
 
 
 def test_a_set_may_end_with_the_stream(device: FakeDevice, directory: Path) -> None:
@@ -227,7 +227,7 @@ def test_connecting_and_leaving_is_no_error(
     assert caplog.records == []
 
 
-# ---- many, slow and hostile clients -------------------------------------------------------------
+# ---- many, slow and hostile clients ----
 
 
 def test_silent_clients_hold_up_nobody(device: FakeDevice, directory: Path) -> None:

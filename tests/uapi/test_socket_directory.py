@@ -33,7 +33,7 @@ def mode_of(path: Path) -> int:
     return stat.S_IMODE(path.lstat().st_mode)
 
 
-# ---- what will do --------------------------------------------------------------------------------
+# ---- what will do ----
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o077])
@@ -97,7 +97,7 @@ def test_a_safe_link_is_followed(prepare: Callable[[Path], None], directory: Pat
     assert stat.S_ISDIR(directory.stat().st_mode)
 
 
-# ---- what will not, and is accepted by order; each returns the culprit ---------------------------
+# ---- what will do by order; each returns the culprit ----
 
 
 def for_a_group(directory: Path) -> Path:
@@ -246,7 +246,7 @@ def test_nothing_is_made_where_others_can_write(directory: Path) -> None:
     assert list(culprit.iterdir()) == []
 
 
-# ---- what will never do --------------------------------------------------------------------------
+# ---- what will never do ----
 
 
 @pytest.mark.parametrize("trust", [False, True])

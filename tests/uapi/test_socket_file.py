@@ -20,7 +20,7 @@ def directory(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-# ---- the socket file ----------------------------------------------------------------------------
+# ---- the socket file ----
 
 
 def mode_of(path: Path) -> int:
@@ -164,7 +164,7 @@ def test_a_socket_without_a_file_has_no_socket_file(name: str) -> None:
             SocketFile.of(sock)
 
 
-# ---- a socket that we were given ----------------------------------------------------------------
+# ---- a socket that we were given ----
 
 
 def test_a_listening_socket_is_adopted(tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_a_descriptor_that_is_no_socket_is_refused(tmp_path: Path) -> None:
     os.close(fd)
 
 
-# ---- the watch ----------------------------------------------------------------------------------
+# ---- the watch ----
 
 
 def unlink(path: Path) -> None:

@@ -93,7 +93,7 @@ def check_clock() -> Finding:
     return Finding(OK, "the clock is later than wgpy's installation")
 
 
-# ---- paths to peers ------------------------------------------------------------------------------
+# ---- paths to peers ----
 
 
 def _paths(

@@ -67,7 +67,7 @@ def _sets_key(parsed: QuickFile) -> bool:
     return any("private-key" in str(line.value) for line in lines)
 
 
-# ---- peers ---------------------------------------------------------------------------------------
+# ---- peers ----
 
 
 def _peers(parsed: QuickFile) -> Iterator[Finding]:
@@ -143,7 +143,7 @@ def _shared_prefixes(parsed: QuickFile) -> Iterator[Finding]:
                 yield Finding(WARNING, f"{text}: it goes to the last one")
 
 
-# ---- what is around ------------------------------------------------------------------------------
+# ---- what is around ----
 
 
 def _surroundings(path: Path, parsed: QuickFile) -> Iterator[Finding]:

@@ -163,7 +163,7 @@ class _Ready(CollectorRegistry):
         return self._metrics.families()
 
 
-# ---- by HTTP -------------------------------------------------------------------------------------
+# ---- by HTTP ----
 
 
 def serve_metrics(

@@ -211,7 +211,7 @@ def say(text: str) -> None:
     courier.close()
 
 
-# ---- sinks ---------------------------------------------------------------------------------------
+# ---- sinks ----
 
 
 def with_time(line: Line) -> str:

@@ -164,7 +164,7 @@ def _serve_uapi(stack: contextlib.ExitStack, engine: Engine, listener: socket.so
         stack.callback(file.remove)  # first, for a successor may be waiting for the name
 
 
-# ---- what it opens, and what to tell the user when that fails ------------------------------------
+# ---- what it opens, and what to say if it cannot ----
 
 
 def _open_tun(options: Options) -> Tun:
@@ -292,7 +292,7 @@ def _open_plane(aead: str | None, workers: int) -> Plane:
         raise
 
 
-# ---- process and log -----------------------------------------------------------------------------
+# ---- process and log ----
 
 
 def _reason(error: Exception) -> str:

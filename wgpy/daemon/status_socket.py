@@ -50,7 +50,7 @@ class StatusServer:
         self._listener.close()
         self._drop_all()
 
-    # ---- clients -----------------------------------------------------------------------------
+    # ---- clients ----
 
     def _admit(self, sock: socket.socket) -> None:
         if len(self._clients) >= CLIENTS_MAX:
@@ -92,7 +92,7 @@ class StatusServer:
         for client in list(self._clients):
             client.close()
 
-    # ---- lines -------------------------------------------------------------------------------
+    # ---- lines ----
 
     async def _run(self) -> NoReturn:
         tick_s = 0.0  # when all get the next line; newcomers do not wait for it

@@ -43,7 +43,7 @@ static void must(bool holds, const char *otherwise)
     abort();
 }
 
-/* ---- ipsec-mb -------------------------------------------------------------------------------- */
+/* ---- ipsec-mb ---- */
 
 #ifdef WGPY_IPSEC_MB
 static pthread_once_t ipsec_mb_once = PTHREAD_ONCE_INIT;
@@ -141,7 +141,7 @@ static bool ipsec_mb_open(struct wg_aead_key *key, uint32_t worker, const uint8_
 }
 #endif
 
-/* ---- openssl --------------------------------------------------------------------------------- */
+/* ---- openssl ---- */
 
 static pthread_once_t openssl_once = PTHREAD_ONCE_INIT;
 static EVP_CIPHER *openssl_cipher; /* fetched once, for the life of the process */
@@ -206,7 +206,7 @@ static bool openssl_open(struct wg_aead_key *key, uint32_t worker, const uint8_t
            EVP_DecryptFinal_ex(context, out + length, &done) == 1;
 }
 
-/* ---- the table, fastest first ---------------------------------------------------------------- */
+/* ---- the table, fastest first ---- */
 
 static const struct wg_aead_backend aead_backends[] = {
 #ifdef WGPY_IPSEC_MB
@@ -249,7 +249,7 @@ const char *wg_aead_backends(void)
     return aead_names;
 }
 
-/* ---- keys ------------------------------------------------------------------------------------ */
+/* ---- keys ---- */
 
 int wg_aead_key_init(struct wg_aead_key *key, const struct wg_aead_backend *backend,
                      const uint8_t raw[WG_KEY_LEN], bool seal, uint32_t workers)
@@ -271,7 +271,7 @@ void wg_aead_key_clear(struct wg_aead_key *key)
     OPENSSL_cleanse(key, sizeof(*key));
 }
 
-/* ---- packets --------------------------------------------------------------------------------- */
+/* ---- packets ---- */
 
 /* 5.4.6: nothing is authenticated beside the payload, and the nonce is 0^32 || counter. */
 static void nonce_fill(uint8_t nonce[WG_NONCE_LEN], uint64_t counter)

@@ -24,7 +24,7 @@ struct wg_allowedips_node {                 /* control writes; tables */
     bool stale; /* to be removed at the end of wg_allowedips_replace; control alone */
 };
 
-/* ---- keys ------------------------------------------------------------------------------------ */
+/* ---- keys ---- */
 
 static void key_load4(uint64_t key[2], const uint8_t *addr)
 {
@@ -67,7 +67,7 @@ static bool node_covers(const struct wg_allowedips_node *node, const uint64_t ke
     return key_common_bits(node->key, key) >= node->cidr;
 }
 
-/* ---- lookup ---------------------------------------------------------------------------------- */
+/* ---- lookup ---- */
 
 static struct wg_peer *trie_longest_match(const struct wg_allowedips_node *node,
                                           const uint64_t key[2])
@@ -111,7 +111,7 @@ uint32_t wg_allowedips_lookup(wg_device *device, uint8_t family, const uint8_t *
     return slot;
 }
 
-/* ---- a peer's list of prefixes --------------------------------------------------------------- */
+/* ---- a peer's list of prefixes ---- */
 
 static void owner_set(struct wg_allowedips_node *node, struct wg_peer *peer)
 {
@@ -134,7 +134,7 @@ static void owner_clear(struct wg_allowedips_node *node)
     peer->allowedip_count--;
 }
 
-/* ---- nodes in and out of the trie ------------------------------------------------------------ */
+/* ---- nodes in and out of the trie ---- */
 
 /* Nodes that are allocated before the lock and freed after it. */
 struct spares {
@@ -264,7 +264,7 @@ static struct wg_allowedips_node *node_ensure(struct wg_allowedips *trie, uint8_
     return node;
 }
 
-/* ---- changes --------------------------------------------------------------------------------- */
+/* ---- changes ---- */
 
 static bool entry_valid(const wg_allowedip *entry)
 {
@@ -387,7 +387,7 @@ int wg_allowedips_replace(wg_device *device, uint32_t slot, const wg_allowedip *
     return error;
 }
 
-/* ---- list ------------------------------------------------------------------------------------ */
+/* ---- list ---- */
 
 static void entry_fill(wg_allowedip *entry, const struct wg_allowedips_node *node)
 {
@@ -411,7 +411,7 @@ ssize_t wg_allowedips_list(wg_device *device, uint32_t slot, wg_allowedip *entri
     return peer->allowedip_count;
 }
 
-/* ---- the end --------------------------------------------------------------------------------- */
+/* ---- the end ---- */
 
 /* At most 129 levels deep. */
 static void trie_free(struct wg_allowedips_node *node)

@@ -265,7 +265,7 @@ typedef struct {
 
 uint64_t wg_clock_now_ns(void); /* what all times here are compared with */
 
-/* ---- device ---------------------------------------------------------------------------------- */
+/* ---- device ---- */
 
 /* workers: 1 to WG_MAX_WORKERS data threads per direction; -EINVAL: another number.  event_fd tells
  * control that wg_events_take has something; receive_wake_fd ends the receive threads' poll and
@@ -298,7 +298,7 @@ void wg_device_stop(wg_device *device);
 int wg_send_run(wg_device *device, uint32_t worker);
 int wg_receive_run(wg_device *device, uint32_t worker);
 
-/* ---- peers ----------------------------------------------------------------------------------- */
+/* ---- peers ---- */
 
 int wg_peer_add(wg_device *device, uint32_t *slot);
 int wg_peer_remove(wg_device *device, uint32_t slot);
@@ -328,7 +328,7 @@ int wg_peer_drop_staged(wg_device *device, uint32_t slot);
 int wg_peer_received(wg_device *device, uint32_t slot, const wg_endpoint *source, uint32_t length,
                      uint64_t now_ns);
 
-/* ---- allowed IPs ----------------------------------------------------------------------------- */
+/* ---- allowed IPs ---- */
 
 /* Applies entries in order, all or (-ENOMEM, -EINVAL) none. Host bits are masked. */
 int wg_allowedips_change(wg_device *device, uint32_t slot, const wg_allowedip *entries,
@@ -342,7 +342,7 @@ ssize_t wg_allowedips_list(wg_device *device, uint32_t slot, wg_allowedip *entri
 /* The slot whose prefix is the longest match, or WG_NO_SLOT. family 4 or 6. */
 uint32_t wg_allowedips_lookup(wg_device *device, uint8_t family, const uint8_t *addr);
 
-/* ---- sessions -------------------------------------------------------------------------------- */
+/* ---- sessions ---- */
 
 /* A random index that no handshake or session of this device uses. */
 int wg_index_reserve(wg_device *device, uint32_t slot, uint32_t *index);
@@ -356,7 +356,7 @@ int wg_keypair_confirm(wg_device *device, uint32_t slot);
 int wg_keypairs_expire(wg_device *device, uint32_t slot);
 int wg_keypairs_drop(wg_device *device, uint32_t slot);
 
-/* ---- the two inboxes ------------------------------------------------------------------------- */
+/* ---- the two inboxes ---- */
 
 /* Takes up to max events; returns how many.  WANT_HANDSHAKE comes last and is at most a quarter of
  * them (rounded up), the other pending bits come first and are at most half; so a peer may be among

@@ -102,7 +102,7 @@ uint64_t wg_backlog_take(struct wg_backlog *backlog, uint64_t oldest_ns, uint64_
     return backlog->draining ? INTERVAL_NS : WG_NEVER;
 }
 
-/* ---- the socket ------------------------------------------------------------------------------ */
+/* ---- the socket ---- */
 
 void wg_backlog_open(struct wg_backlog *backlog, int fd)
 {

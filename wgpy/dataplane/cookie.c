@@ -46,7 +46,7 @@ struct wg_cookie_checker {          /* one receive thread's own */
     struct wanted_reply replies[REPLIES_PER_BATCH]; /* of this batch */
 };
 
-/* ---- keys: from control to the checkers ------------------------------------------------------ */
+/* ---- keys: from control to the checkers ---- */
 
 static int keys_set(wg_device *device, uint8_t *to, bool *has, const uint8_t *key)
 {
@@ -85,7 +85,7 @@ static bool keys_follow(struct wg_cookie_checker *checker)
     return keys->has_mac1;
 }
 
-/* ---- the secret ------------------------------------------------------------------------------ */
+/* ---- the secret ---- */
 
 /* False: there is none, or it is too old, and so are all cookies. */
 static bool secret_copy(wg_device *device, uint64_t now_ns, uint8_t *secret)
@@ -112,7 +112,7 @@ static void secret_renew(wg_device *device, uint64_t now_ns)
     OPENSSL_cleanse(fresh, sizeof(fresh));
 }
 
-/* ---- checking a message ---------------------------------------------------------------------- */
+/* ---- checking a message ---- */
 
 /* 5.4.7: a MAC of the source's address and port. */
 static bool cookie_make(struct wg_cookie_checker *checker, const uint8_t *secret,
@@ -167,7 +167,7 @@ void wg_cookie_want_reply(struct wg_cookie_checker *checker, const uint8_t *mess
     memcpy(wanted->mac1, message + length - MAC1_FROM_END, WG_MAC_LEN);
 }
 
-/* ---- cookie replies -------------------------------------------------------------------------- */
+/* ---- cookie replies ---- */
 
 /* Section 2.2 of the draft: the first and the last row of ChaCha20's state after its rounds.  A
  * block is that state plus the one before; those rows began as the constants and the nonce, which
@@ -256,7 +256,7 @@ void wg_cookie_send_replies(struct wg_cookie_checker *checker, uint64_t now_ns)
     wg_sender_flush(device, checker->sender);
 }
 
-/* ---- the checker ----------------------------------------------------------------------------- */
+/* ---- the checker ---- */
 
 static EVP_CIPHER_CTX *cipher_new(const char *name)
 {

@@ -17,7 +17,7 @@
 #define MTU_DEFAULT 1420
 #define PEERS_MIN   16
 
-/* ---- MTU, counters --------------------------------------------------------------------------- */
+/* ---- MTU, counters ---- */
 
 void wg_device_set_mtu(wg_device *device, uint32_t mtu) { atomic_store(&device->mtu, mtu); }
 
@@ -39,7 +39,7 @@ void wg_device_facts_read(wg_device *device, uint64_t now_ns, wg_device_facts *f
     wg_tallies_read(device->refusals, facts->refusals, WG_REFUSALS);
 }
 
-/* ---- create and destroy ---------------------------------------------------------------------- */
+/* ---- create and destroy ---- */
 
 static void device_locks_init(wg_device *device)
 {
@@ -136,7 +136,7 @@ void wg_device_destroy(wg_device *device)
     free(device);
 }
 
-/* ---- start and stop -------------------------------------------------------------------------- */
+/* ---- start and stop ---- */
 
 /* Kicks from before the start need no wake: a send thread takes kicks before its first poll. */
 int wg_device_start(wg_device *device, const wg_io *io)
@@ -160,7 +160,7 @@ void wg_device_stop(wg_device *device)
     wg_wake(device->receive_wake_fd);
 }
 
-/* ---- peers: add and remove ------------------------------------------------------------------- */
+/* ---- peers: add and remove ---- */
 
 static int peers_grow(wg_device *device)
 {

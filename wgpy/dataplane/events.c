@@ -44,7 +44,7 @@ void wg_poll(struct pollfd *fds, uint32_t count, int timeout_ms)
         fds[i].revents = fds[i].events;
 }
 
-/* ---- events: data threads -> control --------------------------------------------------------- */
+/* ---- events: data threads -> control ---- */
 
 static bool events_empty(const wg_device *device)
 {
@@ -247,7 +247,7 @@ void wg_event_forget(struct wg_peer *peer)
     pthread_mutex_unlock(&device->events_lock);
 }
 
-/* ---- kicks: control -> send threads ---------------------------------------------------------- */
+/* ---- kicks: control -> send threads ---- */
 
 /* Returns whether it is the first of the worker's list. */
 static bool kick_append(struct wg_peer *peer, uint32_t worker, uint32_t kinds)

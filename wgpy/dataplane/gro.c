@@ -98,7 +98,7 @@ void wg_gro_reset(struct wg_gro *gro, uint32_t features)
     gro->generation++;
 }
 
-/* ---- 1. shape and flow ---------------------------------------------------------------------- */
+/* ---- 1. shape and flow ---- */
 
 /* NO_FLOW: nothing that we merge.  ANY_FLOW: perhaps of a flow that we merge, but which one cannot
  * be told (a fragment, options, extension headers): all must end, or it could be overtaken. */
@@ -240,7 +240,7 @@ static struct flow_slot *find_slot(struct wg_gro *gro, const struct packet_shape
     return oldest;
 }
 
-/* ---- 2. join or begin ----------------------------------------------------------------------- */
+/* ---- 2. join or begin ---- */
 
 static bool ipv4_continues(const struct gro_frame *frame, const uint8_t *ip)
 {
@@ -370,7 +370,7 @@ int wg_gro_add(struct wg_gro *gro, uint8_t *packet, uint32_t length)
     return 0;
 }
 
-/* ---- 3. frames out -------------------------------------------------------------------------- */
+/* ---- 3. frames out ---- */
 
 static uint32_t checksum_offset(const struct packet_shape *shape)
 {

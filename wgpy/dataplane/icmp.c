@@ -63,7 +63,7 @@ void wg_icmp_limits_free(struct wg_icmp_limits *icmp)
     free(icmp);
 }
 
-/* ---- what gets no error ---------------------------------------------------------------------- */
+/* ---- what gets no error ---- */
 
 /* ICMP errors, and types that nobody knows. */
 static bool v4_is_icmp_error(const uint8_t *ip, uint32_t length)
@@ -137,7 +137,7 @@ static bool rate_allows(struct wg_icmp_limits *icmp, const uint8_t *packet, uint
            wg_ratelimiter_allow(icmp->all, &everybody, now_ns);
 }
 
-/* ---- the error ------------------------------------------------------------------------------- */
+/* ---- the error ---- */
 
 /* Type and code, and as much of the packet as fits; the checksum is still to come. */
 static uint32_t error_fill(uint8_t *icmp, uint8_t type, uint8_t code, const uint8_t *packet,

@@ -9,7 +9,7 @@
 #include "mac.h"
 #include "tables.h"
 
-/* ---- replay (RFC 6479) ----------------------------------------------------------------------- */
+/* ---- replay (RFC 6479) ---- */
 
 #define REPLAY_WORDS (sizeof(((struct wg_replay *)NULL)->bitmap) / sizeof(uint64_t))
 
@@ -47,7 +47,7 @@ bool wg_replay_accept(struct wg_replay *replay, uint64_t counter)
     return true;
 }
 
-/* ---- the index table ------------------------------------------------------------------------- */
+/* ---- the index table ---- */
 
 /* Indexes are random, so their low bits are a hash already. */
 static struct wg_index_entry **index_bucket(wg_device *device, uint32_t index)
@@ -174,7 +174,7 @@ void wg_peer_indexes_clear(struct wg_peer *peer)
         index_drop(peer->first_index);
 }
 
-/* ---- one keypair ----------------------------------------------------------------------------- */
+/* ---- one keypair ---- */
 
 static void keypair_wipe(struct wg_keypair *keypair)
 {
@@ -234,7 +234,7 @@ static void keypair_drop(struct wg_keypair **place)
     keypair_wipe(keypair);
 }
 
-/* ---- rotation (as the kernel module runs 6.3); write side -------------------------------------*/
+/* ---- rotation (6.3, kernel module); write side ---- */
 
 static void keypair_shift(struct wg_keypair **to, struct wg_keypair **from)
 {
@@ -338,7 +338,7 @@ int wg_keypairs_drop(wg_device *device, uint32_t slot)
     return 0;
 }
 
-/* ---- sealing --------------------------------------------------------------------------------- */
+/* ---- sealing ---- */
 
 static bool keypair_can_seal(const struct wg_keypair *keypair, uint64_t now_ns)
 {

@@ -10,7 +10,7 @@
 #include "tables.h"
 #include "tally.h"
 
-/* ---- endpoint -------------------------------------------------------------------------------- */
+/* ---- endpoint ---- */
 
 wg_endpoint wg_peer_endpoint(struct wg_peer *peer)
 {
@@ -103,7 +103,7 @@ int wg_peer_set_looped(wg_device *device, uint32_t slot, const wg_endpoint *endp
     return 0;
 }
 
-/* ---- stamps and timers ----------------------------------------------------------------------- */
+/* ---- stamps and timers ---- */
 
 /* The first unanswered payload starts a deadline.  It is armed only when control would sleep past
  * it, and once per wake time.  Control stores wake_ns, then reads the stamps; here the stamp is
@@ -246,7 +246,7 @@ int wg_peer_facts_read(wg_device *device, uint32_t slot, uint64_t now_ns, wg_pee
     return 0;
 }
 
-/* ---- kick ------------------------------------------------------------------------------------ */
+/* ---- kick ---- */
 
 /* Send threads kick too, for what did not fit: hence the read lock. */
 int wg_peer_kick(wg_device *device, uint32_t slot, uint32_t kinds)

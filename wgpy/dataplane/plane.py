@@ -137,7 +137,7 @@ class Plane:
         lib.wg_device_facts_read(self._device, self.now_ns(), c)
         return device_facts_from_c(c)
 
-    # ---- data threads
+    # ---- data threads ----
 
     def start(self, io: PlaneIO) -> None:
         """Lend the descriptors of `io` to new data threads until stop().
@@ -174,7 +174,7 @@ class Plane:
         """Why a data thread ended by itself since start() (EBADFD: the TUN device is gone)."""
         return self._threads.failure
 
-    # ---- peers
+    # ---- peers ----
 
     def add_peer(self) -> int:
         """Make a peer and return its slot.  OSError with ENOSPC: there are MAX_PEERS."""
@@ -253,7 +253,7 @@ class Plane:
         c_source = endpoint_to_c(source)
         checked(lib.wg_peer_received(self._device, slot, c_source, length, now_ns))
 
-    # ---- allowed IPs
+    # ---- allowed IPs ----
 
     def change_allowed_ips(self, slot: int, entries: Sequence[AllowedIP]) -> None:
         """Apply all entries in order, or none (OSError with EINVAL or ENOMEM).
@@ -285,7 +285,7 @@ class Plane:
         slot = lib.wg_allowedips_lookup(self._device, IP_VERSION[len(address)], address)
         return None if slot == lib.WG_NO_SLOT else int(slot)
 
-    # ---- sessions
+    # ---- sessions ----
 
     def reserve_index(self, slot: int) -> int:
         """Reserve a random index that no handshake or session of this device uses."""
@@ -314,7 +314,7 @@ class Plane:
         """Wipe all sessions of the peer."""
         checked(lib.wg_keypairs_drop(self._device, slot))
 
-    # ---- the two inboxes
+    # ---- the two inboxes ----
 
     def take_events(self, limit: int = 64) -> list[PendingEvent | MessageEvent]:
         """Take up to `limit` events: keys and timers, messages, wishes for a handshake.

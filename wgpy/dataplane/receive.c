@@ -49,7 +49,7 @@ struct receive_worker {                /* one receive thread's own */
     struct wg_datagrams trains[WG_UDP_RECEIVE_SLOTS]; /* of this batch */
 };
 
-/* ---- drops ----------------------------------------------------------------------------------- */
+/* ---- drops ---- */
 
 static void drop_of_peer(struct receive_worker *worker, struct wg_peer *peer, enum wg_peer_drop why)
 {
@@ -70,7 +70,7 @@ static void refused_by_tun(struct receive_worker *worker, uint32_t packets, int 
     wg_tally_add(&worker->device->drops[WG_DEVICE_DROP_TUN_ERROR], packets, worker->now_ns, &about);
 }
 
-/* ---- 7. write -------------------------------------------------------------------------------- */
+/* ---- 7. write ---- */
 
 /* Where the frame has to go, of which the IP header is in one piece. */
 static int frame_fd(struct receive_worker *worker, const struct iovec *iov)
@@ -116,7 +116,7 @@ static int write_frames(struct receive_worker *worker)
     return error == -EBADFD ? error : 0;
 }
 
-/* ---- 6. inner -------------------------------------------------------------------------------- */
+/* ---- 6. inner ---- */
 
 /* The IP packet's own length within the padded payload, or 0 when it is no IP packet. */
 static uint32_t inner_length(const uint8_t *ip, uint32_t padded)
@@ -170,7 +170,7 @@ static void receive_inner(struct receive_worker *worker, struct wg_peer *peer, u
         refused_by_tun(worker, 1, error);
 }
 
-/* ---- 5. arrival ------------------------------------------------------------------------------ */
+/* ---- 5. arrival ---- */
 
 struct arrival {                /* what came in one train under one keypair */
     struct wg_keypair *keypair; /* NULL: nothing yet */
@@ -227,7 +227,7 @@ static void arrival_add(struct receive_worker *worker, struct arrival *arrival,
     arrival->data += length > WG_TRANSPORT_OVERHEAD;
 }
 
-/* ---- 4. open --------------------------------------------------------------------------------- */
+/* ---- 4. open ---- */
 
 static struct wg_keypair *receiving_keypair(struct receive_worker *worker, const uint8_t *message,
                                             const wg_endpoint *source)
@@ -275,7 +275,7 @@ static bool open_message(struct receive_worker *worker, struct wg_keypair *keypa
     return true;
 }
 
-/* ---- 3. classify ----------------------------------------------------------------------------- */
+/* ---- 3. classify ---- */
 
 static uint32_t handshake_length(uint32_t type)
 {
@@ -357,7 +357,7 @@ static void receive_handshake(struct receive_worker *worker, uint32_t type, cons
     }
 }
 
-/* ---- 2. batch -------------------------------------------------------------------------------- */
+/* ---- 2. batch ---- */
 
 static void receive_transport(struct receive_worker *worker, struct arrival *arrival,
                               uint8_t *message, uint32_t length, const struct wg_datagrams *train)
@@ -442,7 +442,7 @@ static int receive_batch(struct receive_worker *worker, int fd, struct wg_backlo
     return error ? error : count;
 }
 
-/* ---- 1. poll --------------------------------------------------------------------------------- */
+/* ---- 1. poll ---- */
 
 static int receive_socket(struct receive_worker *worker, int fd, struct wg_backlog *backlog)
 {

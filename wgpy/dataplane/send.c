@@ -61,7 +61,7 @@ struct outgoing {            /* one frame on its way */
 
 enum outcome { DONE, NO_ROOM, UNREACHABLE };
 
-/* ---- 6. seal --------------------------------------------------------------------------------- */
+/* ---- 6. seal ---- */
 
 /* Payload is padded to 16 bytes, but never beyond the tunnel's MTU, so that padding alone cannot
  * make the outer packet too long (5.4.6). A super-packet's segments count as packets of their own.
@@ -153,7 +153,7 @@ static void sealing_end(struct send_worker *worker, struct sealing *sealing, uin
         wg_peer_ask_handshake(sealing->peer, worker->now_ns);
 }
 
-/* ---- 5. stage -------------------------------------------------------------------------------- */
+/* ---- 5. stage ---- */
 
 static void stage_frame(struct send_worker *worker, struct wg_peer *peer, struct outgoing *frame)
 {
@@ -202,7 +202,7 @@ static enum outcome send_staged(struct send_worker *worker, struct wg_peer *peer
     return outcome;
 }
 
-/* ---- 4. route -------------------------------------------------------------------------------- */
+/* ---- 4. route ---- */
 
 static uint32_t packets_left(const struct outgoing *frame)
 {
@@ -316,7 +316,7 @@ static void answer_unreachable(struct send_worker *worker, struct outgoing *fram
                             worker->now_ns);
 }
 
-/* ---- 3. frame -------------------------------------------------------------------------------- */
+/* ---- 3. frame ---- */
 
 static bool frame_begin(struct send_worker *worker, struct outgoing *frame, size_t length)
 {
@@ -391,7 +391,7 @@ static int send_frames(struct send_worker *worker)
     return error;
 }
 
-/* ---- 2. kicked ------------------------------------------------------------------------------- */
+/* ---- 2. kicked ---- */
 
 static enum outcome send_kicked_peer(struct send_worker *worker, struct wg_peer *peer,
                                      uint32_t kinds)
@@ -433,7 +433,7 @@ static void send_kicked(struct send_worker *worker)
     } while (peer);
 }
 
-/* ---- 1. poll --------------------------------------------------------------------------------- */
+/* ---- 1. poll ---- */
 
 /* How long to wait for a frame at most. */
 static int patience_ms(const struct send_worker *worker, bool failing)

@@ -95,7 +95,7 @@ void wg_sender_commit(struct wg_sender *sender, uint32_t length, uint32_t slot,
     sender->used += length;
 }
 
-/* ---- congestion ------------------------------------------------------------------------------ */
+/* ---- congestion ---- */
 
 static bool is_congestion(int error) { return error == EAGAIN || error == ENOBUFS; }
 
@@ -158,7 +158,7 @@ static void run_refused(wg_device *device, struct wg_sender *sender, const struc
         run_failed(device, run, error);
 }
 
-/* ---- what the kernel refuses ----------------------------------------------------------------- */
+/* ---- what the kernel refuses ---- */
 
 /* The peer's cached source is stale: forget it, unless it changed meanwhile. */
 static void peer_forget_source(wg_device *device, const struct wg_run *run)

@@ -82,7 +82,7 @@ void wg_tun_queue_take(struct wg_tun_queue *queue, uint32_t frames, bool emptied
         watch_whole(queue, emptied, now_ns);
 }
 
-/* ---- a worker's ------------------------------------------------------------------------------ */
+/* ---- a worker's ---- */
 
 static void ask(wg_device *device, uint32_t worker, uint32_t length)
 {

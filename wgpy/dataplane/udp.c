@@ -52,7 +52,7 @@ union control {                 /* room for all control messages of one message 
     uint8_t bytes[CONTROL_LEN]; /* back to back */
 };
 
-/* ---- endpoints ------------------------------------------------------------------------------- */
+/* ---- endpoints ---- */
 
 static socklen_t endpoint_to_sockaddr(const wg_endpoint *endpoint, union sockaddr_any *out)
 {
@@ -84,7 +84,7 @@ static void endpoint_from_sockaddr(const union sockaddr_any *from, wg_endpoint *
     }
 }
 
-/* ---- control messages ------------------------------------------------------------------------ */
+/* ---- control messages ---- */
 
 static struct cmsghdr *control_put(struct msghdr *msg, struct cmsghdr *at, int level, int type,
                                    const void *value, size_t length)
@@ -186,7 +186,7 @@ static void control_read(const struct cmsghdr *at, uint64_t wall_ns, struct wg_d
     }
 }
 
-/* ---- out ------------------------------------------------------------------------------------- */
+/* ---- out ---- */
 
 struct wg_udp_messages {                     /* one thread's own; one entry of each array per run */
     uint8_t *arena;                          /* WG_UDP_ARENA_LEN bytes, prefaulted */
@@ -266,7 +266,7 @@ uint32_t wg_udp_messages_send(struct wg_udp_messages *messages, int fd, uint32_t
     return sent;
 }
 
-/* ---- out, one at a time ---------------------------------------------------------------------- */
+/* ---- out, one at a time ---- */
 
 bool wg_udp_is_stale_source(int error)
 {
@@ -286,7 +286,7 @@ int wg_udp_send(const wg_worker_io *io, const wg_endpoint *to, const uint8_t *da
     return sendmsg(wg_udp_fd(io, to), &msg, MSG_DONTWAIT) < 0 ? -errno : 0;
 }
 
-/* ---- in -------------------------------------------------------------------------------------- */
+/* ---- in ---- */
 
 struct wg_udp_receiver { /* one thread's own; one entry of each array per message */
     uint8_t *buffers;    /* WG_UDP_RECEIVE_SLOTS of WG_UDP_BUFFER_LEN, prefaulted */
@@ -375,7 +375,7 @@ int wg_udp_receive(struct wg_udp_receiver *receiver, int fd, struct wg_datagrams
     return count;
 }
 
-/* ---- a socket's buffers ---------------------------------------------------------------------- */
+/* ---- a socket's buffers ---- */
 
 /* Both sockets are alike. */
 uint32_t wg_udp_send_buffer(const wg_worker_io *io)

@@ -85,7 +85,7 @@ class Timers:
         self._silence_served_ns = 0  # when the silence was last acted upon
         self._silence_jitter_ns = self._jitter()
 
-    # ---- what happens to the peer ------------------------------------------------------------
+    # ---- what happens to the peer ----
 
     def handshake_wanted(self) -> None:
         """Take note of new traffic or silence, for which the retries start again from 0."""
@@ -121,7 +121,7 @@ class Timers:
         self._zero_keys_ns = None
         self._keepalive_served_ns = traffic.rx_unanswered_since_ns
 
-    # ---- when, and what then -----------------------------------------------------------------
+    # ---- when, and what then ----
 
     def deadline(self, traffic: Stamps) -> int | None:
         """Return when something is due if nothing happens, None for never."""
@@ -150,7 +150,7 @@ class Timers:
             actions += self._serve_retransmit(traffic, now_ns)
         return actions
 
-    # ---- retransmission (6.4) ----------------------------------------------------------------
+    # ---- retransmission (6.4) ----
 
     def _serve_retransmit(self, traffic: Stamps, now_ns: int) -> list[Action]:
         self._retransmit_ns = None
@@ -164,7 +164,7 @@ class Timers:
             self._zero_keys_ns = now_ns + ZERO_KEYS_AFTER_NS
         return [Action.GIVE_UP_HANDSHAKE]
 
-    # ---- passive keepalive (6.5): payload came and nothing went back -------------------------
+    # ---- passive keepalive (6.5): nothing went back ----
 
     def _keepalive_deadline(self, traffic: Stamps) -> int | None:
         since_ns = traffic.rx_unanswered_since_ns
@@ -181,7 +181,7 @@ class Timers:
             return [Action.SEND_KEEPALIVE, Action.REARM_KEEPALIVE]
         return [Action.SEND_KEEPALIVE]
 
-    # ---- new handshake on silence (6.2): payload went and nothing came back ------------------
+    # ---- new handshake (6.2): nothing came back ----
 
     def _silence_deadline(self, traffic: Stamps) -> int | None:
         # Payload may go on into the silence under the old keys; the stamp does not tell, so as long
@@ -200,7 +200,7 @@ class Timers:
         self._silence_jitter_ns = self._jitter()
         return [Action.NEW_HANDSHAKE] if sent_meanwhile else []
 
-    # ---- persistent keepalive (6.5) ----------------------------------------------------------
+    # ---- persistent keepalive (6.5) ----
 
     def _persistent_deadline(self, traffic: Stamps) -> int | None:
         since_ns = max(traffic.tx_any_ns, traffic.rx_any_ns, self._persistent_since_ns)

@@ -44,7 +44,7 @@ class GetRequest:
 Request = GetRequest | DeviceChange | ConfigError
 
 
-# ---- values: each raises ValueError or OSError for a bad one ------------------------------------
+# ---- values: ValueError or OSError for a bad one ----
 
 
 def _parse_key(value: str) -> bytes:
@@ -79,7 +79,7 @@ def _parse_allowed_ip(value: str) -> AllowedIP:
     return parse_prefix(value)
 
 
-# ---- set requests -------------------------------------------------------------------------------
+# ---- set requests ----
 
 # Line name -> (field of DeviceChange or PeerChange, its parser).  A later line wins.
 _Lines = dict[str, tuple[str, Callable[[str], object]]]
@@ -172,7 +172,7 @@ def _set_field(known: _Lines, fields: dict[str, Any], name: str, value: str) -> 
     fields[field] = parse(value)
 
 
-# ---- requests in a stream -----------------------------------------------------------------------
+# ---- requests in a stream ----
 
 
 class _OpenRequest(Protocol):
@@ -272,7 +272,7 @@ class RequestParser:
         return request.finish()
 
 
-# ---- replies ------------------------------------------------------------------------------------
+# ---- replies ----
 
 
 def format_get(snapshot: DeviceSnapshot) -> Iterator[bytes]:
