@@ -33,7 +33,7 @@ ROOMS: list[dict[str, set[str]]] = [
             "wgpy.units",
         },
         "wgpy.status": {"wgpy.addresses", "wgpy.config", "wgpy.errors", "wgpy.protocol"},
-        "wgpy.wgquick": {"wgpy.addresses", "wgpy.config"},
+        "wgpy.wgquick": {"wgpy.addresses", "wgpy.config", "wgpy.errors"},
     },
     {
         "wgpy.diagnosis": {
@@ -44,6 +44,7 @@ ROOMS: list[dict[str, set[str]]] = [
             "wgpy.status",
         },
         "wgpy.moves": {"wgpy.config", "wgpy.dataplane", "wgpy.ports", "wgpy.units"},
+        "wgpy.settings": {"wgpy.config", "wgpy.errors", "wgpy.wgquick"},
         "wgpy.tallies": {
             "wgpy.addresses",
             "wgpy.config",

@@ -1,6 +1,7 @@
 """Every error that is ours.  What the system refuses stays an OSError."""
 
 import enum
+from errno import EINVAL
 
 
 class WgpyError(Exception):
@@ -46,6 +47,24 @@ class ConfigError(WgpyError):
         self.errno = errno
         self.reason = reason
         self.line = line
+
+
+class ConfigFileError(ConfigError):
+    """A file of wg-quick that cannot be taken.  Nothing in it is a value of the file.
+
+    `path` is the file as it was named, `line_number` counts from 1; 0 is the file as a whole.
+    """
+
+    def __init__(self, path: str, line_number: int, reason: str) -> None:
+        super().__init__(EINVAL, reason)
+        self.path = path
+        self.line_number = line_number
+
+    def __str__(self) -> str:
+        """Return one line for the user; what is unprintable in the path is spelt out."""
+        path = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in self.path)
+        place = f"{path}, line {self.line_number}" if self.line_number else path
+        return f"{place}: {self.reason}"
 
 
 class StatusError(WgpyError):

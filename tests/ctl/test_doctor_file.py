@@ -10,6 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from wgpy.ctl.cli import main
+from wgpy.wgquick import FILE_MAX
 
 PRIVATE = X25519PrivateKey.generate()
 OURS = b64encode(PRIVATE.public_key().public_bytes_raw()).decode()
@@ -36,6 +37,13 @@ FAULTS = {
     "nobody begins": ("Endpoint.*\n", "", "warning: no peer has an Endpoint, and without"),
     "a typing error": ("Address", "Adress", "error: wg0.conf, line 3: no such setting"),
     "half a key": (re.escape(PEER), PEER[:20], "error: wg0.conf, line 6: PublicKey: no key of 32"),
+    "no text": (r"\Z", "\0", "error: wg0.conf, line 9: a NUL"),
+    "no end": (r"\Z", "#" * FILE_MAX, "error: wg0.conf: longer than 8 MiB"),
+    "a list with nothing at its end": (
+        "10.0.0.2/32",
+        "10.0.0.2/32,",
+        "error: wg0.conf, line 7: AllowedIPs: no list of addresses",
+    ),
     "a loop": (
         "10.0.0.2/32",
         "192.0.2.0/24, 10.0.0.2/32",

@@ -31,7 +31,8 @@ def examine_file(path: Path) -> Iterator[Finding]:
 
 def _lines(path: Path, parsed: QuickFile) -> Iterator[Finding]:
     for problem in parsed.problems:
-        yield Finding(ERROR, f"{path.name}, line {problem.line}: {problem.text}")
+        place = f"{path.name}, line {problem.line}" if problem.line else path.name
+        yield Finding(ERROR, f"{place}: {problem.text}")
 
 
 def _name(path: Path) -> Iterator[Finding]:
