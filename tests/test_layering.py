@@ -43,6 +43,14 @@ ROOMS: list[dict[str, set[str]]] = [
             "wgpy.protocol",
             "wgpy.status",
         },
+        "wgpy.endpoints": {
+            "wgpy.addresses",
+            "wgpy.config",
+            "wgpy.ports",
+            "wgpy.protocol",
+            "wgpy.units",
+            "wgpy.wgquick",
+        },
         "wgpy.moves": {"wgpy.config", "wgpy.dataplane", "wgpy.ports", "wgpy.units"},
         "wgpy.settings": {"wgpy.config", "wgpy.errors", "wgpy.wgquick"},
         "wgpy.tallies": {
