@@ -221,7 +221,8 @@ class _Reader:
             self._section.friendly_name = value.strip()
 
 
-# ---- values: each raises ValueError, OSError or ConfigError for a bad one ----
+# ---- values ----
+# Each raises ValueError, OSError or ConfigError for a bad one.
 
 
 @dataclass(frozen=True, slots=True)
