@@ -32,6 +32,7 @@ class Tunnel:
     def connect(self, outside: int = 4, psk: str = "") -> None:
         """New keys, no sessions, each knows the other."""
         for end in self.ends:
+            end.speak_over(outside)
             end.renew_keys()
         self.wgpy.configure(Peer(self.peer, outside, psk))
         self.peer.configure(Peer(self.wgpy, outside, psk))

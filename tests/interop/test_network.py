@@ -4,8 +4,9 @@ import time
 
 import pytest
 from interop.lab import Tunnel
+from interop.network import TIMEOUT_S
 from interop.traffic import is_answered, ping
-from interop.wireguard import Peer, endpoint, written
+from interop.wireguard import Interface, Peer, endpoint, written
 from netns.lab import eventually
 
 UDP_TIMEOUT_S = 2
@@ -36,6 +37,14 @@ def test_a_new_address_is_followed(tunnel: Tunnel, moving: str, family: int) -> 
             end.host.set_outer(end.outer(family), old=away)
 
 
+def reach(tunnel: Tunnel, first: Interface, second: Interface) -> None:
+    """At once, unless wireguard-go is there: it may send astray what follows a move to IPv6."""
+    if tunnel.peer.kind != "wireguard-go":
+        ping(first.host, second.inner4)
+        return
+    eventually(lambda: is_answered(first.host, second.inner4), "an answer", TIMEOUT_S)
+
+
 @pytest.mark.parametrize("moving", ["wgpy", "peer"])
 def test_a_session_moves_to_the_other_family_and_back(tunnel: Tunnel, moving: str) -> None:
     tunnel.connect(4)
@@ -44,9 +53,9 @@ def test_a_session_moves_to_the_other_family_and_back(tunnel: Tunnel, moving: st
     handshake = end.shown("latest-handshakes", other)
     for family in (6, 4):
         end.set("peer", other.public_key, "endpoint", endpoint(other, family))
-        ping(end.host, other.inner4)
+        reach(tunnel, end, other)
         assert other.shown("endpoints", end) == endpoint(end, family)
-        ping(other.host, end.inner4)
+        reach(tunnel, other, end)
     assert end.shown("latest-handshakes", other) == handshake
 
 

@@ -30,6 +30,7 @@ class Interface:
     private_key: str = ""
     public_key: str = ""
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    family: int | None = None  # outside, of the latest speak_over()
 
     def start(self) -> None:
         """Begins to make it; ready() waits for the end of that."""
@@ -63,6 +64,18 @@ class Interface:
             self.process.wait()
             self.process = None
             (SOCKETS / f"{self.name}.sock").unlink(missing_ok=True)
+
+    def speak_over(self, family: int) -> None:
+        """Says which family is used outside from now on.
+
+        A wireguard-go that spoke over the other begins anew, because of the first IPv6 datagrams
+        after IPv4 ones the newest sends some to wrong addresses (docs/differences.md).
+        """
+        if self.kind == "wireguard-go" and self.family not in (None, family):
+            self.vanish()
+            self.start()
+            self.ready()
+        self.family = family
 
     def renew_keys(self) -> None:
         self.private_key, self.public_key = key_pair()
