@@ -7,7 +7,7 @@ from interop.capture import DATA, INITIATION, RESPONSE, Datagram
 from interop.lab import Tunnel
 from interop.network import CABLE_MTU, JUMBO_MTU, TIMEOUT_S
 from interop.traffic import exchange_udp, is_answered, ping, streaming
-from interop.wireguard import DEFAULT_MTU, Peer, new_psk
+from interop.wireguard import DEFAULT_MTU, MAX_SEGMENTS, Interface, Peer, new_psk
 from netns.lab import eventually
 
 LENGTH = 1 << 20
@@ -36,6 +36,11 @@ def test_udp_both_ways(tunnel: Tunnel, initiator: str, outside: int, inside: int
     exchange_udp(tunnel.pair(initiator), inside, SIZES)
 
 
+def segments(end: Interface, mtu: int) -> int:
+    """The newest wireguard-go loses batches of what the cable does not fit."""
+    return 1 if (end.kind, mtu) == ("wireguard-go", CABLE_MTU) else MAX_SEGMENTS
+
+
 @pytest.mark.parametrize("outside", [4, 6])
 @pytest.mark.parametrize("mtu", [1280, 1420, 1500, 8921, 34816])
 def test_packets_of_every_size_up_to_the_mtu(tunnel: Tunnel, mtu: int, outside: int) -> None:
@@ -44,7 +49,7 @@ def test_packets_of_every_size_up_to_the_mtu(tunnel: Tunnel, mtu: int, outside: 
         if mtu > CABLE_MTU:
             tunnel.network.set_mtu(JUMBO_MTU)
         for end in tunnel.ends:
-            end.set_mtu(mtu)
+            end.set_mtu(mtu, segments(end, mtu))
         for first, second in (tunnel.ends, tunnel.ends[::-1]):
             for family in (4, 6):
                 ping(first.host, second.inner(family), mtu - HEADERS[family])

@@ -11,6 +11,7 @@ from netns.lab import ENVIRONMENT, SOCKETS, eventually, key_pair
 
 PORT = 51820
 DEFAULT_MTU = 1420
+MAX_SEGMENTS = 65535  # of what TCP hands to an interface at once; Linux begins with it
 
 
 def new_psk() -> str:
@@ -90,8 +91,9 @@ class Interface:
         """`wg set`; stdin is for keys, as /dev/stdin."""
         self.host.run("wg", "set", self.name, *arguments, stdin=stdin)
 
-    def set_mtu(self, mtu: int) -> None:
-        self.host.ip(f"link set {self.name} mtu {mtu}")
+    def set_mtu(self, mtu: int, segments: int = MAX_SEGMENTS) -> None:
+        """And how many segments TCP may hand to it at once."""
+        self.host.ip(f"link set {self.name} mtu {mtu} gso_max_segs {segments}")
 
     def configure(self, *peers: "Peer") -> None:
         """Forgets all other peers."""
