@@ -1,17 +1,32 @@
 """What sessions do by themselves as they age.  No clock is advanced: kernels have none to set."""
 
 import itertools
+from collections.abc import Sequence
 
 import pytest
 from interop.ageing import Ageing
-from interop.capture import INITIATION, RESPONSE
+from interop.capture import INITIATION, RESPONSE, Datagram
 from interop.traffic import ping
 
 pytestmark = pytest.mark.slow
 
 REKEY_AFTER_S = 120
 SLACK_S = 5
+REKEY_TIMEOUT_S = 5
+JITTER_S = 1  # what is added to it, 0.334 s at most, and what a busy machine takes
 KEEPALIVE_S = 10
+
+
+def ages_s(started: Sequence[Datagram], initiator: str) -> list[float]:
+    """How old sessions were when they were renewed.
+
+    Not counted: what wireguard-go repeats although it was answered.  It plans to only once it has
+    sent the initiation, and by then the answer may have been there to call it off.
+    """
+    ages = [(after.time_ns - one.time_ns) / 1e9 for one, after in itertools.pairwise(started)]
+    if initiator != "wireguard-go":
+        return ages
+    return [age for age in ages if not REKEY_TIMEOUT_S <= age < REKEY_TIMEOUT_S + JITTER_S]
 
 
 @pytest.mark.parametrize("initiator", ["wgpy", "peer"])
@@ -20,10 +35,10 @@ def test_a_session_in_use_is_renewed_by_its_initiator(ageing: Ageing, initiator:
     ageing.wait()
     started = [one for one in ageing.seen(pair) if one.kind == INITIATION]
     assert {one.source for one in started} == {(pair[0].outer(4), pair[0].port)}
-    assert len(started) >= 2
-    for one, following in itertools.pairwise(started):
-        age_s = (following.time_ns - one.time_ns) / 1e9
-        assert REKEY_AFTER_S <= age_s < REKEY_AFTER_S + SLACK_S
+    ages = ages_s(started, pair[0].kind)
+    assert ages
+    for age in ages:
+        assert REKEY_AFTER_S <= age < REKEY_AFTER_S + SLACK_S
     assert ageing.ticker(initiator).missing() == []
 
 
