@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from netns.lab import ENVIRONMENT, Namespace, run
+from netns.lab import ENVIRONMENT, Namespace, eventually, run
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -96,6 +96,13 @@ class Host(Namespace):
             f"address add {address}/{length} dev cable{nodad}",
             f"address delete {old}/{length} dev cable",
         )
+        self.wait_for_address(address)
+
+    def wait_for_address(self, address: str) -> None:
+        """Until it takes packets to its own: Linux puts that off for IPv6, nodad or not."""
+        family = "-6" if ":" in address else "-4"
+        route = ("ip", family, "route", "show", "table", "local", address)
+        eventually(lambda: self.run(*route), f"the use of {address}", TIMEOUT_S)
 
 
 @dataclass(frozen=True)

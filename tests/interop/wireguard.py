@@ -49,12 +49,7 @@ class Interface:
             f"address replace {self.inner6}/64 dev {self.name} nodad",
             f"link set {self.name} mtu {DEFAULT_MTU} up",
         )
-        eventually(self.takes_ipv6, "an IPv6 address in use")  # Linux puts it off, nodad or not
-
-    def takes_ipv6(self) -> bool:
-        """Whether the host takes packets to the IPv6 address for its own."""
-        routes = ("ip", "-6", "route", "show", "table", "local", self.inner6, "dev", self.name)
-        return self.host.run(*routes) != ""
+        self.host.wait_for_address(self.inner6)
 
     def vanish(self) -> None:
         """Ends without telling anybody; nothing happens if it is not there."""
