@@ -26,7 +26,7 @@ def check_in_pieces(cost: Cost, mtu: int, pieces: int) -> None:
     """Each packet of a stream of SIZE bytes left in so many frames, and none was lost."""
     assert cost.frames >= pieces * SIZE / (mtu - HEADERS)
     assert cost.dropped == cost.checksum_errors == 0
-    assert cost.retransmits <= RETRANSMITS_MAX * SIZE / STREAM
+    assert cost.retransmits <= RETRANSMITS_MAX / 4  # a busy machine repeats some; loss, thousands
 
 
 @pytest.fixture(scope="module", params=[1, 3], ids=["one worker", "three workers"])
