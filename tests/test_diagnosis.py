@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from statuses import statuses
 
 from wgpy.config import Endpoint
 from wgpy.diagnosis import RECENT_S, Code, Diagnosis, Severity, diagnose
-from wgpy.linux.sockets import BUFFER_LEN
+from wgpy.ports import BUFFER_LEN
 from wgpy.protocol.handshake import Handshake
 from wgpy.status import DeviceStatus, PeerStatus, Tally
 
@@ -297,8 +298,6 @@ def test_codes_and_severities_are_text_as_they_are() -> None:
 
 # ---- whatever the status ----
 
-AGES = st.none() | st.floats() | st.sampled_from([0.0, 4.9, 5.0, 180.0])
-COUNTS = st.integers(0, 2**64 - 1)
 REASONS = st.sampled_from(
     [
         "no-peer",
@@ -314,53 +313,10 @@ REASONS = st.sampled_from(
         "something-new",
     ]
 )
-ENDPOINTS = st.none() | st.builds(
-    Endpoint,
-    st.binary(min_size=4, max_size=4) | st.binary(min_size=16, max_size=16),
-    st.integers(0, 0xFFFF),
-)
-TALLIES = st.lists(
-    st.builds(
-        Tally,
-        REASONS,
-        COUNTS,
-        AGES,
-        address=st.sampled_from(["", E, INNER]) | st.text(max_size=20),
-        public_key=st.binary(max_size=33),
-        errno=st.integers(),
-    ),
-    max_size=4,
-).map(tuple)
-PEERS = st.builds(
-    PeerStatus,
-    st.binary(max_size=33),
-    endpoint=ENDPOINTS,
-    handshake=st.none() | st.sampled_from(Handshake),
-    attempts=st.none() | COUNTS,
-    attempts_age_s=AGES,
-    last_handshake_age_s=AGES,
-    last_received_age_s=AGES,
-    last_sent_age_s=AGES,
-    rx_bytes=COUNTS,
-    tx_bytes=COUNTS,
-    looped=st.booleans(),
-    drops=TALLIES,
-    refusals=TALLIES,
-)
-STATUSES = st.builds(
-    DeviceStatus,
-    st.text(max_size=15),
-    public_key=st.none() | st.binary(max_size=33),
-    up=st.none() | st.booleans(),
-    listening=st.none() | st.booleans(),
-    workers=st.none() | COUNTS,
-    features=st.lists(st.text(max_size=9), max_size=3).map(tuple),
-    receive_buffer=st.none() | COUNTS,
-    rmem_max=st.none() | COUNTS,
-    under_load=st.none() | st.booleans(),
-    drops=TALLIES,
-    refusals=TALLIES,
-    peers=st.lists(PEERS, max_size=3).map(tuple),
+STATUSES = statuses(
+    st.floats() | st.sampled_from([0.0, 4.9, 5.0, 180.0]),
+    st.sampled_from(["", E, INNER]) | st.text(max_size=20),
+    REASONS,
 )
 
 

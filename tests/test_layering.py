@@ -17,6 +17,7 @@ ROOMS: list[dict[str, set[str]]] = [
     {"wgpy.config": {"wgpy.errors"}},
     {
         "wgpy.addresses": {"wgpy.config"},
+        "wgpy.text": {"wgpy.config"},
         "wgpy.events": {"wgpy.config"},
         "wgpy.ports": {"wgpy.config"},
         "wgpy.protocol": {"wgpy.errors", "wgpy.units"},
@@ -32,16 +33,22 @@ ROOMS: list[dict[str, set[str]]] = [
             "wgpy.protocol",
             "wgpy.units",
         },
-        "wgpy.status": {"wgpy.addresses", "wgpy.config", "wgpy.errors", "wgpy.protocol"},
-        "wgpy.wgquick": {"wgpy.addresses", "wgpy.config", "wgpy.errors"},
+        "wgpy.status": {
+            "wgpy.addresses",
+            "wgpy.config",
+            "wgpy.errors",
+            "wgpy.protocol",
+            "wgpy.text",
+        },
+        "wgpy.wgquick": {"wgpy.addresses", "wgpy.config", "wgpy.errors", "wgpy.text"},
     },
     {
         "wgpy.diagnosis": {
             "wgpy.addresses",
-            "wgpy.linux",
             "wgpy.ports",
             "wgpy.protocol",
             "wgpy.status",
+            "wgpy.text",
         },
         "wgpy.endpoints": {
             "wgpy.addresses",
@@ -74,6 +81,7 @@ ROOMS: list[dict[str, set[str]]] = [
             "wgpy.ports",
             "wgpy.protocol",
             "wgpy.tallies",
+            "wgpy.text",
             "wgpy.units",
         },
     },
@@ -115,6 +123,7 @@ ROOMS: list[dict[str, set[str]]] = [
             "wgpy.errors",
             "wgpy.protocol",
             "wgpy.status",
+            "wgpy.text",
             "wgpy.wgquick",
         },
         "wgpy.daemon": {

@@ -3,11 +3,11 @@
 import contextlib
 import json
 from dataclasses import fields, replace
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from statuses import NAMES, statuses
 
 from wgpy import status as status_module
 from wgpy.config import AllowedIP, Endpoint
@@ -53,53 +53,9 @@ def test_there_is_no_place_for_a_secret() -> None:
 
 # ---- and back ----
 
-KEYS = st.binary(min_size=32, max_size=32)
 TEXTS = st.text(st.characters(categories=["L", "N", "P", "S"]), max_size=20)
-NAMES = st.text("abc-", min_size=1, max_size=9)
-COUNTS = st.integers(0, 2**64 - 1)
-AGES = st.none() | st.integers(0, 10**12).map(lambda ms: ms / 1000)
-ADDRESSES = st.binary(min_size=4, max_size=4) | st.binary(min_size=16, max_size=16).filter(
-    lambda address: not address.startswith(bytes(10))  # IPv4 inside IPv6 comes back as IPv4
-)
-ENDPOINTS = st.builds(Endpoint, ADDRESSES, st.integers(0, 0xFFFF))
-PREFIXES = ADDRESSES.flatmap(
-    lambda address: st.integers(0, 8 * len(address)).map(lambda cidr: AllowedIP(address, cidr))
-)
-TALLIES = st.builds(
-    Tally, NAMES, COUNTS, AGES, address=TEXTS, public_key=st.just(b"") | KEYS, errno=COUNTS
-)
-# What has another type than these has its own strategy by its type.
-st.register_type_strategy(Endpoint, ENDPOINTS)
-st.register_type_strategy(AllowedIP, PREFIXES)
-st.register_type_strategy(Tally, TALLIES)
-
-
-def anything_of(kind: Any, **others: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """Every field has some value of its type."""
-    by_type: dict[object, st.SearchStrategy[Any]] = {
-        str: TEXTS,
-        str | None: st.none() | TEXTS,
-        int: COUNTS,
-        int | None: st.none() | COUNTS,
-        float | None: AGES,
-        bytes: KEYS,
-        bytes | None: st.none() | KEYS,
-        tuple[str, ...]: st.lists(NAMES, max_size=3).map(tuple),
-    }
-    types: dict[str, Any] = {field.name: field.type for field in fields(kind)}
-    own = {
-        name: by_type[type_] if type_ in by_type else st.from_type(type_)
-        for name, type_ in types.items()
-    }
-    return st.builds(kind, **(own | others))
-
-
-PEERS = anything_of(PeerStatus)
-STATUSES = anything_of(
-    DeviceStatus,
-    counters=st.dictionaries(NAMES, COUNTS, max_size=3),
-    peers=st.lists(PEERS, max_size=3).map(tuple),
-)
+AGES = st.integers(0, 10**12).map(lambda ms: ms / 1000)
+STATUSES = statuses(AGES, TEXTS, NAMES)
 
 
 def text_of(status: DeviceStatus, **changed: object) -> bytes:

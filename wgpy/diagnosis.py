@@ -8,18 +8,17 @@ a fact is of now while it is RECENT_S old at most and nothing has happened since
 import enum
 import errno
 import os
-from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from wgpy.addresses import format_endpoint
-from wgpy.linux.sockets import BUFFER_LEN
-from wgpy.ports import Feature
+from wgpy.ports import BUFFER_LEN, Feature
 from wgpy.protocol.constants import REJECT_AFTER_TIME_S, REKEY_TIMEOUT_S
 from wgpy.protocol.handshake import Handshake
 from wgpy.protocol.messages import INITIATION_LEN
 from wgpy.status import DeviceStatus, PeerStatus, Tally
+from wgpy.text import format_key
 
 # Implementation constants.
 RECENT_S: Final = REJECT_AFTER_TIME_S  # so long a session outlives its cause (6.1)
@@ -141,7 +140,7 @@ def _unknown_initiator(status: DeviceStatus) -> str | None:
     if tally is None or any(peer.public_key == tally.public_key for peer in status.peers):
         return None  # it has become a peer since
     return (
-        f"a handshake in the name of {_key(tally.public_key)} came from {_place(tally)} "
+        f"a handshake in the name of {format_key(tally.public_key)} came from {_place(tally)} "
         f"{_ago(tally.age_s)}, and no peer here has that key: if it is to be one, add it; "
         "else look whose it is"
     )
@@ -153,7 +152,7 @@ def _wrong_identity(status: DeviceStatus) -> str | None:
         return None
     return (
         f"a handshake message from {_place(tally)}, {_ago(tally.age_s)}, is not meant for our "
-        f"public key {_key(status.public_key)}, or damaged: if its sender is a peer, look "
+        f"public key {format_key(status.public_key)}, or damaged: if its sender is a peer, look "
         "which PublicKey it has of us"
     )
 
@@ -260,8 +259,8 @@ def _no_answer(status: DeviceStatus, peer: PeerStatus) -> str | None:
         )
     return (
         f"no answer to {asked}: UDP to or from {_endpoint(peer)} is lost, nobody listens there, "
-        f"the peer does not know our key {_key(status.public_key)}, it has another key than we "
-        "have of it, or our clock went back. Look there, with tcpdump and at its status"
+        f"the peer does not know our key {format_key(status.public_key)}, it has another key than "
+        "we have of it, or our clock went back. Look there, with tcpdump and at its status"
     )
 
 
@@ -387,10 +386,6 @@ def _endpoint(peer: PeerStatus) -> str:
 
 def _place(tally: Tally) -> str:
     return tally.address or "an unknown address"
-
-
-def _key(key: bytes | None) -> str:
-    return b64encode(key).decode() if key else "(none)"
 
 
 def _error(number: int) -> str:

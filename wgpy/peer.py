@@ -11,7 +11,6 @@ at once, both sessions come to be, and nobody waits for a retry.
 """
 
 import logging
-from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -43,6 +42,7 @@ from wgpy.protocol.noise import (
 from wgpy.protocol.tai64n import tai64n
 from wgpy.protocol.timers import REKEY_TIMEOUT_NS, Action, Timers
 from wgpy.tallies import Refusals
+from wgpy.text import format_key
 from wgpy.units import NS_PER_S
 
 # Implementation constants, as the Linux kernel has them.
@@ -146,7 +146,7 @@ class Peer:
 
     def __str__(self) -> str:
         """Return enough of the public key to tell peers apart in a log."""
-        text = b64encode(self.public_key).decode()
+        text = format_key(self.public_key)
         return f"{text[:4]}…{text[-5:-1]}"
 
     # ---- configuration ----

@@ -5,9 +5,11 @@ wgpy.linux fills them for Linux, tests fill them with fakes.
 
 from collections.abc import Callable, Iterator, Sequence
 from enum import IntFlag
-from typing import NoReturn, Protocol
+from typing import Final, NoReturn, Protocol
 
 from wgpy.config import Endpoint
+
+BUFFER_LEN: Final = 7 << 20  # bytes of a socket each way; the default of 208 KiB drops at speed
 
 
 class Feature(IntFlag):

@@ -7,16 +7,16 @@ What others can tell of themselves (`wg show NAME dump`) fits in as well: None i
 
 import json
 import math
-from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from wgpy.addresses import format_endpoint, format_prefix, parse_endpoint, parse_prefix
-from wgpy.config import KEY_LEN, AllowedIP, Endpoint
+from wgpy.config import AllowedIP, Endpoint
 from wgpy.errors import StatusError
 from wgpy.protocol.handshake import Handshake
+from wgpy.text import format_key, parse_key, printable
 
 VERSION: Final = 1  # of the JSON: another when something is gone or means something else
 DIRECTORY: Final = Path("/run/wgpy")  # of the sockets that give it, a line of JSON each time
@@ -163,7 +163,7 @@ def _age(seconds: float | None) -> float | None:
 
 
 def _key(key: bytes | None) -> str | None:
-    return None if key is None else b64encode(key).decode()
+    return None if key is None else format_key(key)
 
 
 # ---- and back ----
@@ -220,9 +220,7 @@ def _or_none(read: Callable[[object], _T]) -> Callable[[object], _T | None]:
 def _read_text(value: object) -> str:
     if not isinstance(value, str) or len(value) > TEXT_MAX:
         raise ValueError
-    if value.isprintable():
-        return value
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in value)
+    return printable(value)
 
 
 def _read_number(value: object) -> int:
@@ -244,10 +242,7 @@ def _read_flag(value: object) -> bool:
 
 
 def _read_key(value: object) -> bytes:
-    key = b64decode(_read_text(value), validate=True)
-    if len(key) != KEY_LEN:
-        raise ValueError
-    return key
+    return parse_key(_read_text(value))
 
 
 _READERS: Final[Mapping[object, Callable[[object], object]]] = {

@@ -11,7 +11,6 @@ they are, on purpose:
 """
 
 import re
-from base64 import b64decode, b64encode
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,8 +21,9 @@ from pathlib import PurePath
 from typing import Final
 
 from wgpy.addresses import parse_decimal, parse_prefix
-from wgpy.config import KEY_LEN, AllowedIP
+from wgpy.config import AllowedIP
 from wgpy.errors import ConfigError
+from wgpy.text import parse_key
 
 FILE_MAX: Final = 8 << 20  # bytes; 10,000 peers with 131,000 allowed IPs take about 4 MiB
 LINE_MAX: Final = 1 << 20  # bytes; 50,000 allowed IPs
@@ -247,14 +247,6 @@ def _look_up(kinds: Mapping[str, _Kind], name: str) -> _Kind | None:
         return kind
     kind = kinds.get(_without_blanks(name).lower())
     return kind if kind is not None and kind.by_wg else None
-
-
-def parse_key(text: str) -> bytes:
-    """Return the 32 bytes of a key in base64, as wg shows it.  Raises ValueError."""
-    key = b64decode(text, validate=True)
-    if len(key) != KEY_LEN or b64encode(key).decode() != text:
-        raise ValueError
-    return key
 
 
 def parse_host(text: str) -> Host:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from wgpy.ctl.outcome import CallError
-from wgpy.ctl.printing import printable
+from wgpy.text import printable
 from wgpy.wgquick import FILE_MAX, QuickFile, parse_untrusted
 
 

@@ -3,14 +3,14 @@
 Its columns are described in wg(8); those of the private and the preshared keys are passed over.
 """
 
-from base64 import b64decode
 from dataclasses import dataclass
 from typing import Final
 
 from wgpy.addresses import parse_endpoint, parse_prefix
-from wgpy.config import KEY_LEN, Endpoint
+from wgpy.config import Endpoint
 from wgpy.errors import StatusError
 from wgpy.status import DeviceStatus, PeerStatus
+from wgpy.text import parse_key
 
 _NONE: Final = "(none)"
 _OFF: Final = "off"
@@ -36,7 +36,7 @@ def parse_dump_untrusted(interface: str, text: str, now_s: float) -> DeviceStatu
         _private_key, public_key, listen_port, fwmark = head.split("\t")
         return DeviceStatus(
             interface,
-            public_key=None if public_key == _NONE else _key(public_key),
+            public_key=None if public_key == _NONE else parse_key(public_key),
             listen_port=int(listen_port),
             fwmark=0 if fwmark == _OFF else int(fwmark, 0),
             peers=tuple(_peer(line, now_s) for line in lines),
@@ -51,7 +51,7 @@ def _peer(line: str, now_s: float) -> PeerStatus:
     handshake_s = int(columns.latest_handshake)
     prefixes = [] if columns.allowed_ips == _NONE else columns.allowed_ips.split(",")
     return PeerStatus(
-        _key(columns.public_key),
+        parse_key(columns.public_key),
         endpoint=_endpoint(columns.endpoint),
         allowed_ips=tuple(map(parse_prefix, prefixes)),
         persistent_keepalive_s=0 if columns.keepalive == _OFF else int(columns.keepalive),
@@ -59,13 +59,6 @@ def _peer(line: str, now_s: float) -> PeerStatus:
         rx_bytes=int(columns.received),
         tx_bytes=int(columns.sent),
     )
-
-
-def _key(text: str) -> bytes:
-    key = b64decode(text, validate=True)
-    if len(key) != KEY_LEN:
-        raise ValueError
-    return key
 
 
 def _endpoint(text: str) -> Endpoint | None:

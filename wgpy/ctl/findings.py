@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Final
 
-from wgpy.ctl.printing import printable
 from wgpy.ctl.report import Paint
+from wgpy.text import printable
 
 OK: Final = "ok"
 NOTE: Final = "note"

@@ -13,9 +13,9 @@ from typing import Final
 
 from wgpy.ctl import client
 from wgpy.ctl.dump import parse_dump_untrusted
-from wgpy.ctl.printing import printable
 from wgpy.errors import StatusError
 from wgpy.status import DIRECTORY, SUFFIX, DeviceStatus
+from wgpy.text import printable
 
 ALL: Final = "all"  # in place of a name
 INTERVAL_S: Final = 1.0  # between two looks with wg

@@ -20,10 +20,10 @@ from prometheus_client.registry import Collector
 from wgpy.addresses import format_prefix, parse_decimal
 from wgpy.ctl.interfaces import Interfaces, NoInterfaceError
 from wgpy.ctl.outcome import EXIT_HEALTHY, CallError
-from wgpy.ctl.printing import format_key, printable
 from wgpy.diagnosis import Diagnosis, diagnose
 from wgpy.errors import StatusError
 from wgpy.status import DeviceStatus, PeerStatus, Tally
+from wgpy.text import format_key, printable
 
 LOOPBACK: Final = "127.0.0.1"
 CLIENTS_MAX: Final = 8  # that are served at a time

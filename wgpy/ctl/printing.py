@@ -1,8 +1,9 @@
-"""Text for people: what may be shown on a terminal, numbers and times as `wg show` writes them."""
+"""Text for people: numbers and times as `wg show` writes them."""
 
 import os
-from base64 import b64encode
 from typing import Final
+
+from wgpy.text import format_key
 
 _SHORT_KEY: Final = 8  # characters; 48 bits tell the peers of an interface apart
 
@@ -15,18 +16,6 @@ _UNITS: Final = (
 )
 _ERRNO_MAX: Final = 4096  # MAX_ERRNO of <linux/err.h>, plus one
 _SIZES: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
-
-
-def printable(text: str) -> str:
-    """Return it with what a terminal might take for a command spelt out: controls, directions."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
-def format_key(key: bytes | None) -> str:
-    """Return it as wg writes it."""
-    return "(none)" if key is None else b64encode(key).decode()
 
 
 def shorten_key(key: bytes) -> str:

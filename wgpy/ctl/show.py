@@ -7,11 +7,11 @@ from typing import Any
 
 from wgpy.ctl.interfaces import ALL, Interfaces, NoInterfaceError
 from wgpy.ctl.outcome import EXIT_HEALTHY, EXIT_WRONG, verdict, wants_colour
-from wgpy.ctl.printing import format_key
 from wgpy.ctl.report import coloured, format_report, plain
 from wgpy.diagnosis import Diagnosis, diagnose
 from wgpy.errors import StatusError
 from wgpy.status import DeviceStatus, to_json
+from wgpy.text import format_key
 
 
 def show(interfaces: Interfaces, name: str, *, as_json: bool) -> int:

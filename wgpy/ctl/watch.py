@@ -13,10 +13,11 @@ from rich.text import Text
 from wgpy.addresses import format_endpoint, format_prefix
 from wgpy.ctl.interfaces import Interfaces, NoInterfaceError
 from wgpy.ctl.outcome import CallError
-from wgpy.ctl.printing import format_size, printable, shorten_duration, shorten_key
+from wgpy.ctl.printing import format_size, shorten_duration, shorten_key
 from wgpy.ctl.report import format_diagnosis
 from wgpy.diagnosis import Diagnosis, diagnose
 from wgpy.status import DeviceStatus, PeerStatus
+from wgpy.text import printable
 
 WIDE: Final = 120  # columns from which on there is room for allowed IPs
 _DIAGNOSES_PART: Final = 4  # a fourth of the screen is the most that they get

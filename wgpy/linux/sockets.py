@@ -22,9 +22,8 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
-from wgpy.ports import Feature
+from wgpy.ports import BUFFER_LEN, Feature
 
-BUFFER_LEN = 7 << 20  # bytes each way; the default of 208 KiB drops at speed
 SEND_BUFFER_LEN = 32 << 20  # which the kernel doubles; half of that is the most fq_codel(8) holds
 PORT_ATTEMPTS = 100  # for a random port that both families give us
 RMEM_MAX = Path("/proc/sys/net/core/rmem_max")

@@ -1,0 +1,25 @@
+"""Keys as text and back, and text that may be shown."""
+
+from base64 import b64decode, b64encode
+
+from wgpy.config import KEY_LEN
+
+
+def format_key(key: bytes | None) -> str:
+    """Return it as wg writes it."""
+    return "(none)" if key is None else b64encode(key).decode()
+
+
+def parse_key(text: str) -> bytes:
+    """Return the key that wg writes so.  Raises ValueError."""
+    key = b64decode(text, validate=True)
+    if len(key) != KEY_LEN or format_key(key) != text:
+        raise ValueError("no key of 32 bytes in base64")
+    return key
+
+
+def printable(text: str) -> str:
+    """Return it with what a terminal might take for a command spelt out: controls, directions."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
