@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from wgpy.config import AllowedIP, Endpoint
 from wgpy.protocol.handshake import Handshake
-from wgpy.status import DeviceStatus, PeerStatus, Tally
+from wgpy.status import DeviceStatus, Diagnosis, PeerStatus, Severity, Tally
 
 KEYS: Final = st.binary(min_size=32, max_size=32)
 COUNTS: Final = st.integers(0, 2**64 - 1)
@@ -36,12 +36,14 @@ def statuses(
         bytes: KEYS,
         Endpoint: ENDPOINTS,
         Handshake: st.sampled_from(Handshake),
+        Severity: st.sampled_from(Severity),
         tuple[str, ...]: _some(NAMES),
         tuple[AllowedIP, ...]: _some(PREFIXES),
         Mapping[str, int]: st.dictionaries(NAMES, COUNTS, max_size=3),
     }
     tally = _anything_of(Tally, by_type, reason=reasons, public_key=st.just(b"") | KEYS)
     by_type[tuple[Tally, ...]] = _some(tally)
+    by_type[tuple[Diagnosis, ...]] = _some(_anything_of(Diagnosis, by_type))
     by_type[tuple[PeerStatus, ...]] = _some(_anything_of(PeerStatus, by_type))
     return _anything_of(DeviceStatus, by_type)
 

@@ -9,7 +9,8 @@ import pytest
 from loopback import LOOPBACK, Host, Loop, packet
 
 from wgpy.config import AllowedIP, Endpoint, PeerChange
-from wgpy.diagnosis import RECENT_S, Code, Diagnosis, diagnose
+from wgpy.diagnosis import RECENT_S, Code, diagnose
+from wgpy.status import Diagnosis
 
 pytestmark = pytest.mark.threads
 
@@ -36,7 +37,7 @@ class World:
         allowed = (AllowedIP(other.address, 32),)
         host.configure(PeerChange(other.public_key, endpoint=endpoint, allowed_ips=allowed))
 
-    def diagnoses(self, host: Host) -> dict[Code, Diagnosis]:
+    def diagnoses(self, host: Host) -> dict[str, Diagnosis]:
         status = host.device.status_head("wg0")
         peers = tuple(peer for piece in host.device.peer_statuses() for peer in piece)
         # There is no such thing as an offload in a socket pair.

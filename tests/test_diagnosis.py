@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from statuses import statuses
 
 from wgpy.config import Endpoint
-from wgpy.diagnosis import RECENT_S, Code, Diagnosis, Severity, diagnose
+from wgpy.diagnosis import RECENT_S, Code, diagnose
 from wgpy.ports import BUFFER_LEN
 from wgpy.protocol.handshake import Handshake
-from wgpy.status import DeviceStatus, PeerStatus, Tally
+from wgpy.status import DeviceStatus, Diagnosis, PeerStatus, Severity, Tally
 
 ROOT = Path(__file__).resolve().parent.parent
 KEY, OTHER = bytes(range(32)), bytes(32)
@@ -217,7 +217,7 @@ FINE = {
 }
 
 
-def codes(status: DeviceStatus) -> list[Code]:
+def codes(status: DeviceStatus) -> list[str]:
     return [diagnosis.code for diagnosis in diagnose(status)]
 
 
@@ -226,7 +226,7 @@ def test_what_is_broken_has_this_diagnosis_and_no_other(
     code: Code, status: DeviceStatus, named: tuple[str, ...]
 ) -> None:
     [found] = diagnose(status)
-    assert found.code is code
+    assert (found.code, found.severity) == (code, code.severity)
     for text in named:
         assert text in found.text
 
@@ -325,7 +325,7 @@ def test_any_status_has_diagnoses_of_it_alone(status: DeviceStatus) -> None:
     found = diagnose(status)
     assert all(isinstance(one, Diagnosis) and one.text for one in found)
     assert {one.peer for one in found} <= {None, *(peer.public_key for peer in status.peers)}
-    order = [list(Code).index(one.code) for one in found]
+    order = [[*map(str, Code)].index(one.code) for one in found]
     assert order == sorted(order)
     assert diagnose(status) == found
 

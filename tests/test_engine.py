@@ -12,13 +12,15 @@ from typing import NoReturn
 
 import pytest
 
+from wgpy import diagnosis_changes as changes_module
 from wgpy.config import DeviceChange, PeerChange
 from wgpy.dataplane.plane import Plane
 from wgpy.dataplane.types import MessageEvent, PendingEvent
 from wgpy.device import STATUSES_PER_TURN
+from wgpy.diagnosis import Code, diagnose
 from wgpy.engine import Engine
 from wgpy.errors import DataThreadError, LinkDeletedError
-from wgpy.events import PeerAdded, PeerRemoved
+from wgpy.events import DiagnosisChanged, EventStream, PeerAdded, PeerRemoved
 from wgpy.linux.sockets import open_sockets
 from wgpy.linux.tun import Tun
 from wgpy.ports import Feature
@@ -154,10 +156,59 @@ def test_others_have_their_turn_while_a_status_is_put_together() -> None:
     asyncio.run(scenario())
 
 
+def test_a_status_says_what_is_wrong() -> None:
+    async def scenario() -> None:
+        with running(Plane(), FakeLink()) as engine:
+            status = await engine.status("wg0")
+            assert status.diagnoses == diagnose(status)
+            assert Code.NO_PRIVATE_KEY in [found.code for found in status.diagnoses]
+
+    asyncio.run(scenario())
+
+
+def test_who_listens_is_told_what_is_wrong_and_when_it_is_mended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(changes_module, "INTERVAL_S", 0.0)
+
+    async def of_the_key(stream: EventStream) -> DiagnosisChanged:
+        async for event in stream:
+            if isinstance(event, DiagnosisChanged) and event.code == Code.NO_PRIVATE_KEY:
+                return event
+        raise AssertionError("it ended")
+
+    async def scenario() -> None:
+        with running(Plane(), FakeLink()) as engine:
+            stream = engine.events("wg7")
+            begun = await of_the_key(stream)
+            assert begun.peer is None
+            assert "wg set wg7 private-key" in (begun.text or "")
+            engine.device.configure(DeviceChange(private_key=KEY))
+            gone = await of_the_key(stream)
+            assert gone == DiagnosisChanged(Code.NO_PRIVATE_KEY, None, None)
+
+    asyncio.run(asyncio.wait_for(scenario(), 30))
+
+
+def test_nobody_looks_for_a_listener_that_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(changes_module, "INTERVAL_S", 3600.0)
+
+    async def scenario() -> None:
+        with running(Plane(), FakeLink()) as engine:
+            before = asyncio.all_tasks()
+            stream = engine.events("wg0")
+            looking = asyncio.all_tasks() - before
+            await anext(stream)  # it has looked
+            stream.close()
+            await asyncio.wait_for(asyncio.gather(*looking), 10)
+
+    asyncio.run(scenario())
+
+
 def test_events_go_on_to_the_end_of_the_interface() -> None:
     async def scenario() -> None:
         with running(Plane(), FakeLink()) as engine:
-            stream = engine.events()
+            stream = engine.events("wg0")
             engine.device.configure(DeviceChange(peers=(PeerChange(KEY),)))
         assert [event async for event in stream] == [PeerAdded(KEY), PeerRemoved(KEY)]
 

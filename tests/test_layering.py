@@ -50,6 +50,7 @@ ROOMS: list[dict[str, set[str]]] = [
             "wgpy.status",
             "wgpy.text",
         },
+        "wgpy.diagnosis_changes": {"wgpy.events", "wgpy.status"},
         "wgpy.endpoints": {
             "wgpy.addresses",
             "wgpy.config",
@@ -107,6 +108,8 @@ ROOMS: list[dict[str, set[str]]] = [
         "wgpy.engine": {
             "wgpy.dataplane",
             "wgpy.device",
+            "wgpy.diagnosis",
+            "wgpy.diagnosis_changes",
             "wgpy.errors",
             "wgpy.events",
             "wgpy.linux",

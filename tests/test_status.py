@@ -13,9 +13,19 @@ from wgpy import status as status_module
 from wgpy.config import AllowedIP, Endpoint
 from wgpy.errors import StatusError
 from wgpy.protocol.handshake import Handshake
-from wgpy.status import DeviceStatus, PeerStatus, Tally, from_json_untrusted, to_json
+from wgpy.status import (
+    DeviceStatus,
+    Diagnosis,
+    PeerStatus,
+    Severity,
+    Tally,
+    diagnosis_to_json,
+    from_json_untrusted,
+    to_json,
+)
 
 KEY = bytes(range(32))
+KINDS = (DeviceStatus, Diagnosis, PeerStatus, Tally)
 PEER = PeerStatus(
     public_key=KEY,
     endpoint=Endpoint(bytes([192, 0, 2, 1]), 51820),
@@ -44,10 +54,12 @@ def test_every_fact_is_in_the_json() -> None:
     read = to_json(DeviceStatus("wg0", peers=(PEER,)))
     assert set(read) == {"version", *(field.name for field in fields(DeviceStatus))}
     assert set(read["peers"][0]) == {field.name for field in fields(PeerStatus)}
+    diagnosis = Diagnosis("no-answer", Severity.ERROR, "a sentence", KEY)
+    assert set(diagnosis_to_json(diagnosis)) == {field.name for field in fields(Diagnosis)}
 
 
 def test_there_is_no_place_for_a_secret() -> None:
-    names = {field.name for kind in (DeviceStatus, PeerStatus, Tally) for field in fields(kind)}
+    names = {field.name for kind in KINDS for field in fields(kind)}
     assert [name for name in names if "key" in name] == ["public_key"]
 
 
@@ -120,7 +132,7 @@ HOSTILE = {
     "no number": text_of(DeviceStatus("wg0"), peers=[{"public_key": "", "session_age_s": "NaN"}]),
     "infinity": b'{"version": 1, "interface": "wg0", "mtu": Infinity}',
     "an age beyond all": b'{"version": 1, "interface": "wg0", "peers": [{"session_age_s": 1e999}]}',
-    "a long name": text_of(DeviceStatus("w" * 257)),
+    "a long name": text_of(DeviceStatus("w" * 1025)),
     "a short key": text_of(DeviceStatus("wg0"), public_key="AAAA"),
     "a key with blanks": text_of(
         DeviceStatus("wg0"), public_key="A" * 20 + " " * 4 + "A" * 23 + "="

@@ -8,34 +8,24 @@ a fact is of now while it is RECENT_S old at most and nothing has happened since
 import enum
 import errno
 import os
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
-from wgpy.addresses import format_endpoint
+from wgpy.addresses import format_endpoint, parse_endpoint
 from wgpy.ports import BUFFER_LEN, Feature
 from wgpy.protocol.constants import REJECT_AFTER_TIME_S, REKEY_TIMEOUT_S
 from wgpy.protocol.handshake import Handshake
 from wgpy.protocol.messages import INITIATION_LEN
-from wgpy.status import DeviceStatus, PeerStatus, Tally
+from wgpy.status import DeviceStatus, Diagnosis, PeerStatus, Severity, Tally
 from wgpy.text import format_key
 
 # Implementation constants.
 RECENT_S: Final = REJECT_AFTER_TIME_S  # so long a session outlives its cause (6.1)
+PEERS_PER_PIECE: Final = 64  # a millisecond
 ATTEMPTS_MIN: Final = 2  # one message may be lost, and nothing be wrong
 
 UNANSWERED: Final = (Handshake.INITIATED, Handshake.GIVEN_UP)
 OFFLOADS: Final = (Feature.TUN_TSO, Feature.UDP_GSO, Feature.UDP_GRO)
-
-
-class Severity(str, enum.Enum):
-    """How bad it is."""
-
-    __str__ = str.__str__
-
-    ERROR = "error"  # a tunnel does not work
-    WARNING = "warning"  # something is lost or refused, and that may be right so
-    NOTE = "note"  # it works, and could do better
 
 
 class Code(str, enum.Enum):
@@ -70,21 +60,7 @@ class Code(str, enum.Enum):
         return code
 
 
-OF_WHAT_IS_DOWN: Final = (Code.NO_PRIVATE_KEY,)
-
-
-@dataclass(frozen=True, slots=True)
-class Diagnosis:
-    """One thing that is wrong.  The text is for people and may change; "the peer" is `peer`."""
-
-    code: Code
-    text: str
-    peer: bytes | None = None  # its public key; None: it is about the whole interface
-
-    @property
-    def severity(self) -> Severity:
-        """How bad it is."""
-        return self.code.severity
+OF_WHAT_IS_DOWN: Final = (Code.NO_PRIVATE_KEY.value,)
 
 
 def diagnose(status: DeviceStatus) -> tuple[Diagnosis, ...]:
@@ -93,25 +69,39 @@ def diagnose(status: DeviceStatus) -> tuple[Diagnosis, ...]:
     Of an interface that is down only what keeps it from working when it is up: nothing comes or
     goes, so what was counted before is no fact of now.
     """
-    found = [*_of_interface(status), *_of_peers(status)]
-    if status.up is False:
-        found = [diagnosis for diagnosis in found if diagnosis.code in OF_WHAT_IS_DOWN]
+    return in_order(found for piece in examine(status) for found in piece)
+
+
+def examine(status: DeviceStatus) -> Iterator[list[Diagnosis]]:
+    """Yield the same in pieces, of the interface first and then of PEERS_PER_PIECE peers each."""
+    yield _those_of_now(status, _of_interface(status))
+    for at in range(0, len(status.peers), PEERS_PER_PIECE):
+        peers = status.peers[at : at + PEERS_PER_PIECE]
+        yield _those_of_now(status, _of_peers(status, peers))
+
+
+def in_order(found: Iterable[Diagnosis]) -> tuple[Diagnosis, ...]:
+    """Return what examine() yields as diagnose() does."""
     return tuple(sorted(found, key=lambda diagnosis: _IMPORTANCE[diagnosis.code]))
+
+
+def _those_of_now(status: DeviceStatus, found: Iterable[Diagnosis]) -> list[Diagnosis]:
+    return [one for one in found if status.up is not False or one.code in OF_WHAT_IS_DOWN]
 
 
 def _of_interface(status: DeviceStatus) -> Iterator[Diagnosis]:
     for code, tell in _INTERFACE_RULES.items():
         text = tell(status)
         if text is not None:
-            yield Diagnosis(code, text)
+            yield Diagnosis(code.value, code.severity, text)
 
 
-def _of_peers(status: DeviceStatus) -> Iterator[Diagnosis]:
-    for peer in status.peers:
+def _of_peers(status: DeviceStatus, peers: Iterable[PeerStatus]) -> Iterator[Diagnosis]:
+    for peer in peers:
         for code, tell in _PEER_RULES.items():
             text = tell(status, peer)
             if text is not None:
-                yield Diagnosis(code, text, peer.public_key)
+                yield Diagnosis(code.value, code.severity, text, peer.public_key)
 
 
 # ---- of the interface: the sentence, or None ----
@@ -306,7 +296,7 @@ _PEER_RULES: Final[Mapping[Code, Callable[[DeviceStatus, PeerStatus], str | None
     Code.NO_ENDPOINT: _no_endpoint,
 }
 
-_IMPORTANCE: Final = {code: place for place, code in enumerate(Code)}
+_IMPORTANCE: Final = {code.value: place for place, code in enumerate(Code)}
 
 
 # ---- what is a fact of now ----
@@ -373,8 +363,12 @@ def _unanswered(peer: PeerStatus) -> str | None:
 
 def _has_come_since(status: DeviceStatus, tally: Tally) -> bool:
     """Return whether a peer at that address was heard after it."""
-    later = (p for p in status.peers if p.endpoint and _is_refuted(tally, p.last_received_age_s))
-    return any(_endpoint(peer) == tally.address for peer in later)
+    try:
+        place = parse_endpoint(tally.address)
+    except (ValueError, OSError):
+        return False
+    at_it = (peer for peer in status.peers if peer.endpoint == place)
+    return any(_is_refuted(tally, peer.last_received_age_s) for peer in at_it)
 
 
 # ---- in words ----

@@ -9,9 +9,12 @@ import contextlib
 import errno
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from functools import partial
 
 from wgpy.dataplane.plane import Plane
 from wgpy.device import Device
+from wgpy.diagnosis import examine, in_order
+from wgpy.diagnosis_changes import tell_changes
 from wgpy.errors import DataThreadError, LinkDeletedError
 from wgpy.events import EventHub, EventStream
 from wgpy.linux.boottime import BoottimeScheduler
@@ -20,7 +23,7 @@ from wgpy.linux.sockets import rmem_max
 from wgpy.linux.tun import Tun
 from wgpy.ports import Interface, OpenSockets
 from wgpy.protocol.noise import HandshakeSecrets
-from wgpy.status import DeviceStatus, PeerStatus
+from wgpy.status import DeviceStatus, Diagnosis, PeerStatus
 
 
 class Engine:
@@ -43,6 +46,7 @@ class Engine:
         self._end: asyncio.Future[str] = loop.create_future()
         self._mtu: int | None = None  # not known yet
         self._hub = EventHub()
+        self._watches: set[asyncio.Task[None]] = set()  # of each stream, until it ends
         with contextlib.ExitStack() as stack:
             scheduler = stack.enter_context(contextlib.closing(BoottimeScheduler(loop)))
             self.device = Device(
@@ -62,6 +66,8 @@ class Engine:
 
     def close(self) -> None:
         """End all traffic; the plane forgets every peer and key."""
+        for task in self._watches:
+            task.cancel()
         self._stack.close()
         self._end.cancel()
 
@@ -93,11 +99,24 @@ class Engine:
             peers += piece
             await asyncio.sleep(0)
         head = self.device.status_head(interface)
-        return replace(head, mtu=self._mtu, rmem_max=rmem_max(), peers=tuple(peers))
+        status = replace(head, mtu=self._mtu, rmem_max=rmem_max(), peers=tuple(peers))
+        found: list[Diagnosis] = []
+        for wrong in examine(status):
+            found += wrong
+            await asyncio.sleep(0)
+        return replace(status, diagnoses=in_order(found))
 
-    def events(self) -> EventStream:
-        """Return a stream of what happens from now on, for its user to close."""
-        return self._hub.listen()
+    def events(self, interface: str) -> EventStream:
+        """Return a stream of what happens from now on, for its user to close.
+
+        What is wrong is told of the interface under this name.  To look for that takes as much as a
+        status a second, for each stream.
+        """
+        stream = self._hub.listen()
+        task = asyncio.create_task(tell_changes(stream, partial(self.status, interface)))
+        self._watches.add(task)
+        task.add_done_callback(self._watches.discard)
+        return stream
 
     def _set_mtu(self, mtu: int) -> None:
         self._mtu = mtu

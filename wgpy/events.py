@@ -5,6 +5,7 @@ how many; nobody waits for a listener.
 """
 
 import asyncio
+import contextlib
 from collections import deque
 from dataclasses import dataclass
 from typing import Final
@@ -47,13 +48,22 @@ class EndpointMoved:
 
 
 @dataclass(frozen=True, slots=True)
+class DiagnosisChanged:
+    """Something is wrong now, or is no more (wgpy.diagnosis); the first look tells all that is."""
+
+    code: str
+    peer: bytes | None  # its public key; None: it is about the whole interface
+    text: str | None  # for people, as it was when it began; None: it has gone
+
+
+@dataclass(frozen=True, slots=True)
 class EventsLost:
     """The stream was full: so many events that came before the next one are not in it."""
 
     count: int
 
 
-Event = PeerAdded | PeerRemoved | HandshakeDone | EndpointMoved | EventsLost
+Event = PeerAdded | PeerRemoved | HandshakeDone | EndpointMoved | DiagnosisChanged | EventsLost
 
 
 class EventStream:
@@ -64,7 +74,7 @@ class EventStream:
         self._hub = hub
         self._waiting: deque[Event] = deque()
         self._lost = 0
-        self._ended = False
+        self._ended = asyncio.Event()
         self._wake = asyncio.Event()
 
     def __aiter__(self) -> "EventStream":
@@ -74,7 +84,7 @@ class EventStream:
     async def __anext__(self) -> Event:
         """Return the next event, or the EventsLost in place of those that are gone."""
         while not self._lost and not self._waiting:
-            if self._ended:
+            if self._ended.is_set():
                 raise StopAsyncIteration
             self._wake.clear()
             await self._wake.wait()
@@ -100,8 +110,14 @@ class EventStream:
 
     def end(self) -> None:
         """Let the iteration end after what waits."""
-        self._ended = True
+        self._ended.set()
         self._wake.set()
+
+    async def has_ended(self, within_s: float) -> bool:
+        """Return as soon as it has, or False when it has not within that time."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._ended.wait(), within_s)
+        return self._ended.is_set()
 
 
 class EventHub:

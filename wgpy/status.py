@@ -5,6 +5,7 @@ taken, so that whoever reads it needs neither our clock nor an earlier status; N
 What others can tell of themselves (`wg show NAME dump`) fits in as well: None is also unknown.
 """
 
+import enum
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -22,7 +23,9 @@ VERSION: Final = 1  # of the JSON: another when something is gone or means somet
 DIRECTORY: Final = Path("/run/wgpy")  # of the sockets that give it, a line of JSON each time
 SUFFIX: Final = ".status"  # of their names, after the interface's
 DOCUMENT_MAX: Final = 64 << 20  # bytes of a line; 10,000 peers take about 7 MiB
-TEXT_MAX: Final = 256  # characters of a name, a reason, an address
+TEXT_MAX: Final = 1024  # characters of a name, an address, a sentence
+INTERVAL_S: Final = 1.0  # at which a status is told, or looked at, again
+SHARE: Final = 10  # of control's time, at most one in so many goes into that
 
 _T = TypeVar("_T")
 
@@ -37,6 +40,26 @@ class Tally:
     address: str = ""  # an address, with a port if it is an endpoint; empty: none
     public_key: bytes = b""  # of a stranger; empty: none
     errno: int = 0  # of a system call that failed; 0: none did
+
+
+class Severity(str, enum.Enum):
+    """How bad something is."""
+
+    __str__ = str.__str__
+
+    ERROR = "error"  # a tunnel does not work
+    WARNING = "warning"  # something is lost or refused, and that may be right so
+    NOTE = "note"  # it works, and could do better
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """One thing that is wrong.  The text is for people and may change; "the peer" is `peer`."""
+
+    code: str  # a stable name, such as "no-answer"
+    severity: Severity
+    text: str
+    peer: bytes | None = None  # its public key; None: it is about the whole interface
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +111,7 @@ class DeviceStatus:
     counters: Mapping[str, int] = field(default_factory=dict)  # wg_counters of api.h
     drops: tuple[Tally, ...] = ()
     refusals: tuple[Tally, ...] = ()
+    diagnoses: tuple[Diagnosis, ...] | None = None  # the worst first; None: nobody has looked
     peers: tuple[PeerStatus, ...] = ()
 
 
@@ -115,11 +139,27 @@ def to_json(status: DeviceStatus) -> dict[str, Any]:
         "counters": dict(status.counters),
         "drops": _tallies(status.drops),
         "refusals": _tallies(status.refusals),
-        "peers": [_peer(peer) for peer in status.peers],
+        "diagnoses": _diagnoses(status.diagnoses),
+        "peers": [*map(peer_to_json, status.peers)],
     }
 
 
-def _peer(peer: PeerStatus) -> dict[str, Any]:
+def _diagnoses(diagnoses: Iterable[Diagnosis] | None) -> list[dict[str, Any]] | None:
+    return None if diagnoses is None else [*map(diagnosis_to_json, diagnoses)]
+
+
+def diagnosis_to_json(diagnosis: Diagnosis) -> dict[str, Any]:
+    """Return a member of "diagnoses"."""
+    return {
+        "code": diagnosis.code,
+        "severity": diagnosis.severity,
+        "peer": _key(diagnosis.peer),
+        "text": diagnosis.text,
+    }
+
+
+def peer_to_json(peer: PeerStatus) -> dict[str, Any]:
+    """Return a member of "peers"."""
     return {
         "public_key": _key(peer.public_key),
         "endpoint": None if peer.endpoint is None else format_endpoint(peer.endpoint),
@@ -262,10 +302,12 @@ _READERS: Final[Mapping[object, Callable[[object], object]]] = {
     Endpoint | None: _or_none(lambda value: parse_endpoint(_read_text(value))),
     tuple[AllowedIP, ...]: _each(lambda value: parse_prefix(_read_text(value))),
     Handshake | None: _or_none(Handshake),
+    Severity: Severity,
+    tuple[Diagnosis, ...] | None: _or_none(_each(lambda value: _read(Diagnosis, value))),
     tuple[Tally, ...]: _each(lambda value: _read(Tally, value)),
     tuple[PeerStatus, ...]: _each(lambda value: _read(PeerStatus, value)),
 }
 _FIELDS: Final[Mapping[object, Mapping[str, Callable[[object], object]]]] = {
     kind: {field.name: _READERS[field.type] for field in fields(kind)}
-    for kind in (DeviceStatus, PeerStatus, Tally)
+    for kind in (DeviceStatus, Diagnosis, PeerStatus, Tally)
 }

@@ -46,7 +46,7 @@ def samples_of(text: str) -> list[Sample]:
 
 def samples(status: DeviceStatus, names: dict[bytes, str] | None = None) -> list[Sample]:
     metrics = StatusMetrics(NOW_S, names or {})
-    metrics.add(status, diagnose(status))
+    metrics.add(replace(status, diagnoses=diagnose(status)))
     return samples_of(format_metrics(metrics))
 
 

@@ -12,7 +12,7 @@ from wgpy.ctl.cli import main
 from wgpy.ctl.interfaces import Interfaces
 from wgpy.ctl.report import coloured, format_report
 from wgpy.diagnosis import diagnose
-from wgpy.status import DeviceStatus, Tally
+from wgpy.status import DeviceStatus, Diagnosis, Severity, Tally
 
 BROKEN = replace(HEALTHY, peers=(PEER, SILENT))
 PUBLIC, SILENT_KEY = (b64encode(peer.public_key).decode() for peer in (PEER, SILENT))
@@ -73,7 +73,7 @@ def test_drops_and_refusals_say_what_they_were_about() -> None:
         Tally("bad-mac1", 1, errno=101),
         Tally("bad-mac1", 1, errno=2**63),
     )
-    report = format_report(replace(HEALTHY, drops=DROPS, refusals=refusals), ())
+    report = format_report(replace(HEALTHY, drops=DROPS, refusals=refusals))
     assert "  dropped: 3 not-allowed (10.1.0.1, 12 seconds ago)\n" in report
     assert f"2 unknown-initiator ({'A' * 43}=, 192.0.2.9:1, now)" in report
     assert "1 bad-mac1 (Network is unreachable); 1 bad-mac1 (error 9223372036854775808)" in report
@@ -105,6 +105,18 @@ def test_json_is_the_status_and_what_is_wrong_a_document_a_line(
     assert second["peers"][0]["public_key"] == PUBLIC
 
 
+def test_what_a_daemon_says_is_wrong_is_shown_as_it_says_it(
+    interfaces: Interfaces, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It may be newer, and know better."""
+    told = Diagnosis("full-moon", Severity.WARNING, "howls", PEER.public_key)
+    with serving(tmp_path, replace(BROKEN, diagnoses=(told,))):
+        assert main(["status", "wg0"], interfaces) == 1
+    _, first, *others = capsys.readouterr().out.splitlines()
+    assert first == f"  warning: peer {PUBLIC}: howls (full-moon)"
+    assert "no-answer" not in "".join(others)
+
+
 def test_nothing_hostile_reaches_the_terminal(
     interfaces: Interfaces, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -118,15 +130,17 @@ def test_nothing_hostile_reaches_the_terminal(
     assert r"w\x1b]0;x\x07g\r\u202e\udc80" in shown
     assert shown.replace("\n", "").isprintable()
     # Whoever makes a status otherwise is not trusted either.
-    assert format_report(hostile, diagnose(hostile)).replace("\n", "").isprintable()
+    report = format_report(replace(hostile, diagnoses=diagnose(hostile)))
+    assert report.replace("\n", "").isprintable()
 
 
 def test_colours_change_nothing_but_colours() -> None:
-    report = format_report(BROKEN, diagnose(BROKEN), coloured)
+    broken = replace(BROKEN, diagnoses=diagnose(BROKEN))
+    report = format_report(broken, coloured)
     assert "\x1b[1;31merror\x1b[0m: " in report
     for code in ("1;32", "1;33", "1;31", "1", "0"):
         report = report.replace(f"\x1b[{code}m", "")
-    assert report == format_report(BROKEN, diagnose(BROKEN))
+    assert report == format_report(broken)
 
 
 def test_no_such_interface_is_a_status_of_its_own(
@@ -144,7 +158,7 @@ def test_no_such_interface_is_a_status_of_its_own(
 def test_a_daemon_that_talks_nonsense_is_told_of_in_a_line(
     interfaces: Interfaces, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with serving(tmp_path, DeviceStatus("w" * 1000)):
+    with serving(tmp_path, DeviceStatus("w" * 2000)):
         assert main(["status", "wg0"], interfaces) == 1
     assert capsys.readouterr() == ("", "wgpyctl: wg0: not the JSON of a status\n")
 
@@ -152,7 +166,7 @@ def test_a_daemon_that_talks_nonsense_is_told_of_in_a_line(
 def test_of_all_the_others_are_shown_when_one_talks_nonsense(
     interfaces: Interfaces, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with serving(tmp_path, HEALTHY), serving(tmp_path, DeviceStatus("w" * 1000), name="a"):
+    with serving(tmp_path, HEALTHY), serving(tmp_path, DeviceStatus("w" * 2000), name="a"):
         assert main(["status"], interfaces) == 1
     out, err = capsys.readouterr()
     assert out == HEALTHY_REPORT

@@ -33,7 +33,8 @@ V6_PREFIXES = tuple(AllowedIP(bytes([0xFD, n]) + bytes(14), 64) for n in range(2
 
 def screen(status: DeviceStatus, width: int, height: int) -> list[str]:
     """The lines of a terminal of that size."""
-    moment = Moment(status, diagnose(status), {PEER.public_key: Rates(1536.0, 3 << 20)})
+    status = replace(status, diagnoses=diagnose(status))
+    moment = Moment(status, {PEER.public_key: Rates(1536.0, 3 << 20)})
     console = Console(file=StringIO(), record=True, width=width, height=height, force_terminal=True)
     console.print(draw(moment, width, height), end="")
     return [line.rstrip() for line in console.export_text().splitlines()]

@@ -16,7 +16,14 @@ import pytest
 
 from wgpy.daemon import status_socket as status_module
 from wgpy.daemon.status_socket import CLIENTS_MAX, StatusServer
-from wgpy.status import SUFFIX, DeviceStatus, PeerStatus, from_json_untrusted
+from wgpy.status import (
+    SUFFIX,
+    DeviceStatus,
+    Diagnosis,
+    PeerStatus,
+    Severity,
+    from_json_untrusted,
+)
 from wgpy.uapi.socket_file import open_socket
 
 NEVER_S = 3600.0
@@ -29,6 +36,7 @@ class FakeEngine:
 
     def __init__(self, peers: int = 0) -> None:
         self.peers = tuple(PeerStatus(n.to_bytes(32, "big")) for n in range(peers))
+        self.diagnoses: tuple[Diagnosis, ...] = ()
         self.taken = 0
         self.fail: Exception | None = None
         self.on_take: Callable[[], None] = lambda: None
@@ -38,7 +46,9 @@ class FakeEngine:
         self.on_take()
         if self.fail is not None:
             raise self.fail
-        return DeviceStatus("wg0", listen_port=self.taken, peers=self.peers)
+        return DeviceStatus(
+            "wg0", listen_port=self.taken, diagnoses=self.diagnoses, peers=self.peers
+        )
 
 
 class Client:
@@ -124,7 +134,8 @@ def test_a_client_is_told_the_status_at_once(
     engine: FakeEngine, tmp_path: Path, seldom: None
 ) -> None:
     async def scenario(connect: Connect) -> None:
-        assert from_json_untrusted(await connect().line()) == DeviceStatus("wg0", listen_port=1)
+        expected = DeviceStatus("wg0", listen_port=1, diagnoses=())
+        assert from_json_untrusted(await connect().line()) == expected
 
     run(engine, tmp_path, scenario)
 
@@ -149,6 +160,21 @@ def test_all_peers_are_in_it_however_many(tmp_path: Path, seldom: None) -> None:
         run(engine, directory, scenario)
 
 
+def test_what_is_wrong_is_in_it_however_much(tmp_path: Path, seldom: None) -> None:
+    for count in (0, 1, 32, 33, 1_000):
+        engine = FakeEngine(count)
+        engine.diagnoses = tuple(
+            Diagnosis("no-answer", Severity.ERROR, "a sentence", peer.public_key)
+            for peer in engine.peers
+        )
+
+        async def scenario(connect: Connect, engine: FakeEngine = engine) -> None:
+            read = from_json_untrusted(await connect().line())
+            assert (read.diagnoses, read.peers) == (engine.diagnoses, engine.peers)
+
+        run(engine, tmp_path / str(count), scenario)
+
+
 def test_others_have_their_turn_while_a_long_line_is_made(tmp_path: Path, seldom: None) -> None:
     async def scenario(connect: Connect) -> None:
         client, turns = connect(), 0
@@ -156,7 +182,7 @@ def test_others_have_their_turn_while_a_long_line_is_made(tmp_path: Path, seldom
         while not line.done():
             await asyncio.sleep(0)
             turns += 1
-        assert turns > 10_000 / status_module._PEERS_PER_PIECE
+        assert turns > 10_000 / status_module._PER_PIECE
 
     run(FakeEngine(10_000), tmp_path, scenario)
 

@@ -18,8 +18,8 @@ from netns.lab import Side, chain, eventually, ping, taken
 from netns.traffic import junk_initiations
 
 from wgpy.ctl.client import follow
-from wgpy.diagnosis import Code, Severity, diagnose
-from wgpy.status import DIRECTORY, SUFFIX
+from wgpy.diagnosis import Code
+from wgpy.status import DIRECTORY, SUFFIX, Severity
 
 # Messages of 148 bytes from stdin, ten times; argv: address, port.
 SEND_MESSAGES = """
@@ -36,7 +36,8 @@ with socket.socket(type=socket.SOCK_DGRAM) as s:
 def diagnoses(host: Host, *, notes: bool = False) -> dict[str, str]:
     """Sentences by code; notes tell of the machine rather than of the tunnel."""
     with closing(follow(DIRECTORY / f"{host.side.interface}{SUFFIX}")) as statuses:
-        found = diagnose(next(statuses))
+        found = next(statuses).diagnoses
+    assert found is not None, "a daemon tells what is wrong"
     return {one.code: one.text for one in found if notes or one.severity != Severity.NOTE}
 
 

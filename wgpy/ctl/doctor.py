@@ -15,8 +15,8 @@ from wgpy.ctl.outcome import verdict, wants_colour
 from wgpy.ctl.printing import format_errno
 from wgpy.ctl.probes import Way, WayError
 from wgpy.ctl.report import coloured, format_diagnosis, plain
-from wgpy.diagnosis import Code, Diagnosis, diagnose
-from wgpy.status import DeviceStatus, PeerStatus
+from wgpy.diagnosis import Code
+from wgpy.status import DeviceStatus, Diagnosis, PeerStatus
 
 PEERS_MAX: Final = 8  # whose paths are tried; each takes a second and two datagrams
 
@@ -40,7 +40,7 @@ def examine(interfaces: Interfaces, target: str) -> int:
 
 def examine_interface(status: DeviceStatus) -> Iterator[Finding]:
     """Yield what is wrong with it, then what trials find."""
-    diagnoses = diagnose(status)
+    diagnoses = status.diagnoses or ()
     for diagnosis in diagnoses:
         yield Finding(str(diagnosis.severity), format_diagnosis(diagnosis))
     codes = {diagnosis.code for diagnosis in diagnoses}
@@ -64,7 +64,7 @@ def _link(status: DeviceStatus, link: probes.Link | None) -> Iterator[Finding]:
         yield Finding(OK, f"the link is up, with an MTU of {link.mtu}")
 
 
-def _port(status: DeviceStatus, codes: Iterable[Code]) -> Iterator[Finding]:
+def _port(status: DeviceStatus, codes: Iterable[str]) -> Iterator[Finding]:
     port = status.listen_port
     if status.listening is False or not port:
         if Code.PORT_IN_USE not in codes:
@@ -75,7 +75,7 @@ def _port(status: DeviceStatus, codes: Iterable[Code]) -> Iterator[Finding]:
         yield Finding(NOTE, f"UDP port {port} is not open in this network namespace")
 
 
-def _host(status: DeviceStatus, codes: Iterable[Code]) -> Iterator[Finding]:
+def _host(status: DeviceStatus, codes: Iterable[str]) -> Iterator[Finding]:
     """Yield what is well: a diagnosis has told what is not."""
     if status.receive_buffer is not None and Code.SMALL_BUFFERS not in codes:
         text = f"{status.receive_buffer >> 10} KiB for what comes"

@@ -8,6 +8,7 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -66,12 +67,15 @@ class Interfaces:
         raise NoInterfaceError(name)  # it ended before it said anything
 
     def follow(self, name: str) -> Iterator[DeviceStatus]:
-        """Yield how it is, about once a second, until it ends.  Raises StatusError as above."""
+        """Yield how it is and what is wrong, about once a second, until it ends.
+
+        Raises StatusError as above.
+        """
         if name in ("", ".", "..") or "/" in name or "\0" in name:
             raise NoInterfaceError(name)
         path = self._directory / f"{name}{SUFFIX}"
         try:
-            yield from client.follow(path) if path.exists() else self._dumps(name)
+            yield from map(_examined, client.follow(path) if path.exists() else self._dumps(name))
         except NoInterfaceError:
             raise
         except StatusError as error:
@@ -106,3 +110,12 @@ class Interfaces:
             said = done.stderr.strip()
             raise StatusError(said) if said.endswith(_FORBIDDEN) else NoInterfaceError(name)
         return done.stdout
+
+
+def _examined(status: DeviceStatus) -> DeviceStatus:
+    """Return it with what is wrong, which our daemons tell, and nobody else does."""
+    if status.diagnoses is not None:
+        return status
+    from wgpy.diagnosis import diagnose
+
+    return replace(status, diagnoses=diagnose(status))

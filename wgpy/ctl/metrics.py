@@ -6,7 +6,7 @@ their dashboards fit.
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from http.server import ThreadingHTTPServer
 from ipaddress import ip_address
 from socket import AF_INET, AF_INET6
@@ -20,7 +20,6 @@ from prometheus_client.registry import Collector
 from wgpy.addresses import format_prefix, parse_decimal
 from wgpy.ctl.interfaces import Interfaces, NoInterfaceError
 from wgpy.ctl.outcome import EXIT_HEALTHY, CallError
-from wgpy.diagnosis import Diagnosis, diagnose
 from wgpy.errors import StatusError
 from wgpy.status import DeviceStatus, PeerStatus, Tally
 from wgpy.text import format_key, printable
@@ -78,13 +77,13 @@ class StatusMetrics:
         yield from (self._sent, self._received, self._handshake)
         yield from (self._dropped, self._refused, self._diagnoses, self._readable)
 
-    def add(self, status: DeviceStatus, diagnoses: Sequence[Diagnosis]) -> None:
+    def add(self, status: DeviceStatus) -> None:
         """Add an interface with its peers."""
         self._readable.add_metric((status.interface,), 1)
         self._add_tallies(status.interface, "", status.drops, status.refusals)
         for peer in status.peers:
             self._add_peer(status.interface, peer)
-        for diagnosis in diagnoses:
+        for diagnosis in status.diagnoses or ():
             key = "" if diagnosis.peer is None else format_key(diagnosis.peer)
             labels = (status.interface, key, diagnosis.code, diagnosis.severity)
             self._diagnoses.add_metric(labels, 1)
@@ -133,7 +132,7 @@ class _Statuses(Collector):
             except StatusError:
                 metrics.add_unreadable(interface)
             else:
-                metrics.add(status, diagnose(status))
+                metrics.add(status)
         return metrics.families()
 
 
@@ -141,8 +140,7 @@ def print_metrics(interfaces: Interfaces, name: str, names: Mapping[bytes, str])
     """Print them once, as the text that Prometheus reads.  Raises StatusError."""
     metrics = StatusMetrics(time.time(), names)
     for interface in interfaces.expand(name):
-        status = interfaces.read(interface)
-        metrics.add(status, diagnose(status))
+        metrics.add(interfaces.read(interface))
     sys.stdout.write(format_metrics(metrics))
     return EXIT_HEALTHY
 

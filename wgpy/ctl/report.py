@@ -5,9 +5,8 @@ from typing import Final
 
 from wgpy.addresses import format_endpoint, format_prefix
 from wgpy.ctl.printing import format_age, format_duration, format_errno, format_size
-from wgpy.diagnosis import Diagnosis
 from wgpy.protocol.handshake import Handshake
-from wgpy.status import DeviceStatus, PeerStatus, Tally
+from wgpy.status import DeviceStatus, Diagnosis, PeerStatus, Tally
 from wgpy.text import format_key, printable
 
 Paint = Callable[[str, str], str]  # (what it is, text) -> text
@@ -35,16 +34,14 @@ def coloured(kind: str, text: str) -> str:
     return f"\x1b[{_COLOURS[kind]}m{text}\x1b[0m"
 
 
-def format_report(
-    status: DeviceStatus, diagnoses: Sequence[Diagnosis], paint: Paint = plain
-) -> str:
+def format_report(status: DeviceStatus, paint: Paint = plain) -> str:
     """Return lines, the last with its newline; all text from outside is made printable."""
-    return "".join(f"{line}\n" for line in _lines(status, diagnoses, paint))
+    return "".join(f"{line}\n" for line in _lines(status, paint))
 
 
-def _lines(status: DeviceStatus, diagnoses: Sequence[Diagnosis], paint: Paint) -> Iterator[str]:
+def _lines(status: DeviceStatus, paint: Paint) -> Iterator[str]:
     yield _heading("interface", status.interface, paint)
-    for diagnosis in diagnoses:
+    for diagnosis in status.diagnoses or ():
         severity = str(diagnosis.severity)
         yield f"  {paint(severity, severity)}: {format_diagnosis(diagnosis)}"
     yield from _facts(_interface_facts(status), paint)

@@ -2,16 +2,13 @@
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
 
 from wgpy.ctl.interfaces import ALL, Interfaces, NoInterfaceError
 from wgpy.ctl.outcome import EXIT_HEALTHY, EXIT_WRONG, verdict, wants_colour
 from wgpy.ctl.report import coloured, format_report, plain
-from wgpy.diagnosis import Diagnosis, diagnose
 from wgpy.errors import StatusError
 from wgpy.status import DeviceStatus, to_json
-from wgpy.text import format_key
 
 
 def show(interfaces: Interfaces, name: str, *, as_json: bool) -> int:
@@ -22,12 +19,12 @@ def show(interfaces: Interfaces, name: str, *, as_json: bool) -> int:
         if status is None:
             outcome = EXIT_WRONG
             continue
-        diagnoses = diagnose(status)
-        outcome = max(outcome, verdict(str(diagnosis.severity) for diagnosis in diagnoses))
+        found = status.diagnoses or ()
+        outcome = max(outcome, verdict(str(diagnosis.severity) for diagnosis in found))
         if as_json:
-            print(json.dumps(as_document(status, diagnoses)))
+            print(json.dumps(to_json(status)))
         else:
-            print(separator + format_report(status, diagnoses, paint), end="")
+            print(separator + format_report(status, paint), end="")
             separator = "\n"
     return outcome
 
@@ -45,17 +42,3 @@ def _statuses(interfaces: Interfaces, name: str) -> Iterator[DeviceStatus | None
         except StatusError as error:
             print(f"wgpyctl: {error}", file=sys.stderr)
             yield None
-
-
-def as_document(status: DeviceStatus, diagnoses: Sequence[Diagnosis]) -> dict[str, Any]:
-    """Return what json.dumps takes: the status and what is wrong, as the status socket tells it."""
-    return to_json(status) | {"diagnoses": [_diagnosis(diagnosis) for diagnosis in diagnoses]}
-
-
-def _diagnosis(diagnosis: Diagnosis) -> dict[str, str | None]:
-    return {
-        "code": diagnosis.code,
-        "severity": diagnosis.severity,
-        "peer": None if diagnosis.peer is None else format_key(diagnosis.peer),
-        "text": diagnosis.text,
-    }

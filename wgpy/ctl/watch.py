@@ -15,8 +15,7 @@ from wgpy.ctl.interfaces import Interfaces, NoInterfaceError
 from wgpy.ctl.outcome import CallError
 from wgpy.ctl.printing import format_size, shorten_duration, shorten_key
 from wgpy.ctl.report import format_diagnosis
-from wgpy.diagnosis import Diagnosis, diagnose
-from wgpy.status import DeviceStatus, PeerStatus
+from wgpy.status import DeviceStatus, Diagnosis, PeerStatus
 from wgpy.text import printable
 
 WIDE: Final = 120  # columns from which on there is room for allowed IPs
@@ -35,11 +34,15 @@ class Rates:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """A status, what is wrong in it, and the rates of each peer since the one before."""
+    """A status, and the rates of each peer since the one before."""
 
     status: DeviceStatus
-    diagnoses: Sequence[Diagnosis]
     rates: Mapping[bytes, Rates]
+
+    @property
+    def diagnoses(self) -> Sequence[Diagnosis]:
+        """What is wrong."""
+        return self.status.diagnoses or ()
 
 
 def watch(interfaces: Interfaces, name: str | None) -> NoReturn:
@@ -69,7 +72,7 @@ def _moments(statuses: Iterable[DeviceStatus]) -> Iterator[Moment]:
     before, before_s = None, 0.0
     for status in statuses:
         now_s = time.monotonic()
-        yield Moment(status, diagnose(status), measure_rates(before, status, now_s - before_s))
+        yield Moment(status, measure_rates(before, status, now_s - before_s))
         before, before_s = status, now_s
 
 

@@ -13,21 +13,29 @@ import logging
 import select
 import socket
 import termios
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Final, NoReturn
+from typing import Final, NoReturn, TypeVar
 
 from wgpy.errors import StatusError
-from wgpy.status import DOCUMENT_MAX, DeviceStatus, to_json
+from wgpy.status import (
+    DOCUMENT_MAX,
+    INTERVAL_S,
+    SHARE,
+    DeviceStatus,
+    diagnosis_to_json,
+    peer_to_json,
+    to_json,
+)
 from wgpy.uapi.listener import Listener
 
 CLIENTS_MAX: Final = 16  # connections at a time; who does not read makes room first
-INTERVAL_S: Final = 1.0  # from line to line
-SHARE: Final = 10  # of control's time, at most one in so many goes into telling how it is
 STALL_S: Final = 10.0  # a client that has not taken the whole of a line by then is dropped
-_PEERS_PER_PIECE: Final = 32  # made into text at a time; a millisecond or two
+_PER_PIECE: Final = 32  # peers, or diagnoses, made into text at a time; a millisecond or two
 
 _log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 
 class StatusServer:
@@ -144,13 +152,20 @@ class StatusServer:
 
 def _pieces(status: DeviceStatus) -> Iterator[str]:
     """Yield the JSON in pieces, which take less of control's time at once."""
-    head = to_json(replace(status, peers=()))
-    del head["peers"]
-    yield json.dumps(head)[:-1] + ', "peers": ['
-    for at in range(0, len(status.peers), _PEERS_PER_PIECE):
-        some = to_json(replace(status, peers=status.peers[at : at + _PEERS_PER_PIECE]))["peers"]
+    head = to_json(replace(status, diagnoses=(), peers=()))
+    del head["diagnoses"], head["peers"]
+    yield json.dumps(head)[:-1]
+    yield from _list("diagnoses", status.diagnoses or (), diagnosis_to_json)
+    yield from _list("peers", status.peers, peer_to_json)
+    yield "}\n"
+
+
+def _list(name: str, items: Sequence[_T], convert: Callable[[_T], object]) -> Iterator[str]:
+    yield f', "{name}": ['
+    for at in range(0, len(items), _PER_PIECE):
+        some = [convert(item) for item in items[at : at + _PER_PIECE]]
         yield (", " if at else "") + json.dumps(some)[1:-1]
-    yield "]}\n"
+    yield "]"
 
 
 class _Client:
