@@ -153,6 +153,10 @@ def listening(directory: Path, name: str = "all", address: str = "127.0.0.1") ->
             thread.join()
 
 
+def connect(port: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), timeout=10)
+
+
 def scrape(port: int) -> list[Sample]:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
         return samples_of(answer.read().decode())
@@ -183,18 +187,16 @@ def test_a_name_that_is_no_text_breaks_no_scrape(tmp_path: Path) -> None:
 
 
 def test_clients_that_say_nothing_keep_nobody_out_for_long(tmp_path: Path) -> None:
-    with listening(tmp_path, "wg7") as port, ExitStack() as stack:
-        for _ in range(CLIENTS_MAX):
-            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
-        one_more = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
-        assert one_more.recv(1) == b""  # there is no room for it
-        stack.close()
-        while True:  # until the server has seen that they left
-            try:
-                assert len(scrape(port)) == 1
-                return
-            except ConnectionError:
-                continue
+    with listening(tmp_path, "wg7") as port:
+        before = set(threading.enumerate())
+        with ExitStack() as stack:
+            for _ in range(CLIENTS_MAX):
+                stack.enter_context(connect(port))
+            assert stack.enter_context(connect(port)).recv(1) == b""  # there is no room for it
+            serving_them = set(threading.enumerate()) - before
+        for thread in serving_them:  # each ends when it has seen that its client left
+            thread.join()
+        assert len(scrape(port)) == 1
 
 
 def test_a_port_in_use_is_told_of_in_a_line(
