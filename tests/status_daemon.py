@@ -78,6 +78,12 @@ def _serve(listener: socket.socket, text: bytes) -> None:
             client.sendall(text)
 
 
+def leave_behind(path: Path) -> None:
+    """Make what stays of a status socket when its daemon is killed."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+
+
 def fake_wg(directory: Path, answers: Sequence[tuple[str, str]] = (), failure: str = "") -> str:
     """A program that answers to `show ARGUMENTS` so, and fails otherwise."""
     program = directory / "wg"

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from status_daemon import DROPS, HEALTHY, HOSTILE, PEER, SILENT, fake_wg, serving
+from status_daemon import DROPS, HEALTHY, HOSTILE, PEER, SILENT, fake_wg, leave_behind, serving
 
 from wgpy.ctl.cli import main
 from wgpy.ctl.interfaces import Interfaces
@@ -178,6 +178,23 @@ def test_a_daemon_that_has_just_ended_is_no_interface(
 ) -> None:
     with serving(tmp_path):
         assert main(["status", "wg0"], interfaces) == 3
+
+
+def test_what_a_killed_daemon_left_is_no_interface(
+    interfaces: Interfaces, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    leave_behind(tmp_path / "a.status")
+    for argv in (["status", "a"], ["status"], ["metrics", "a"], ["doctor", "a"]):
+        assert main(argv, interfaces) == 3
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 4
+    assert err.startswith("wgpyctl: there is no WireGuard interface a\n")
+    with serving(tmp_path, HEALTHY):
+        assert main(["status"], interfaces) == 0
+        assert capsys.readouterr() == (HEALTHY_REPORT, "")
+        assert main(["metrics"], interfaces) == 0
+        assert 'interface="wg0"' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,15 @@ TIMEOUT_S: Final = 15.0  # for a whole document; of very many peers they come wi
 _CHUNK: Final = 1 << 18  # bytes read at a time
 
 
+class NobodyError(StatusError):
+    """There is no daemon at the socket, which may have been left by one that was killed."""
+
+
 def follow(path: Path, timeout_s: float = TIMEOUT_S) -> Generator[DeviceStatus, None, None]:
     """Yield what a daemon tells of its interface: at once, then once a second, until it ends.
 
-    Each has timeout_s to come, from when it is asked for.  Raises StatusError, at the first too.
+    Each has timeout_s to come, from when it is asked for.  Raises StatusError, at the first too,
+    of which NobodyError is one.
     """
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
@@ -29,6 +34,8 @@ def follow(path: Path, timeout_s: float = TIMEOUT_S) -> Generator[DeviceStatus, 
             sock.connect(os.fspath(path))
             for line in _lines(sock, timeout_s):
                 yield from_json_untrusted(line)
+    except (FileNotFoundError, ConnectionRefusedError):
+        raise NobodyError("nobody tells a status there") from None
     except PermissionError:
         raise StatusError("no permission to look: root and WGPY_STATUS_GROUP may") from None
     except TimeoutError:

@@ -73,15 +73,20 @@ class Interfaces:
         """
         if name in ("", ".", "..") or "/" in name or "\0" in name:
             raise NoInterfaceError(name)
-        path = self._directory / f"{name}{SUFFIX}"
         try:
-            yield from map(_examined, client.follow(path) if path.exists() else self._dumps(name))
+            yield from map(_examined, self._statuses(name))
         except NoInterfaceError:
             raise
         except StatusError as error:
             raise StatusError(printable(f"{name}: {error}")) from None
         except OSError as error:
             raise StatusError(printable(f"{name}: {error.strerror}")) from None
+
+    def _statuses(self, name: str) -> Iterator[DeviceStatus]:
+        try:
+            yield from client.follow(self._directory / f"{name}{SUFFIX}")
+        except client.NobodyError:
+            yield from self._dumps(name)
 
     def _dumps(self, name: str) -> Iterator[DeviceStatus]:
         while True:

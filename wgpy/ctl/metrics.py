@@ -18,7 +18,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from wgpy.addresses import format_prefix, parse_decimal
-from wgpy.ctl.interfaces import Interfaces, NoInterfaceError
+from wgpy.ctl.interfaces import ALL, Interfaces, NoInterfaceError
 from wgpy.ctl.outcome import EXIT_HEALTHY, CallError
 from wgpy.errors import StatusError
 from wgpy.status import DeviceStatus, PeerStatus, Tally
@@ -140,7 +140,11 @@ def print_metrics(interfaces: Interfaces, name: str, names: Mapping[bytes, str])
     """Print them once, as the text that Prometheus reads.  Raises StatusError."""
     metrics = StatusMetrics(time.time(), names)
     for interface in interfaces.expand(name):
-        metrics.add(interfaces.read(interface))
+        try:
+            metrics.add(interfaces.read(interface))
+        except NoInterfaceError:  # one of all may have gone
+            if name != ALL:
+                raise
     sys.stdout.write(format_metrics(metrics))
     return EXIT_HEALTHY
 

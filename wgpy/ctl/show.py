@@ -5,28 +5,33 @@ import sys
 from collections.abc import Iterator
 
 from wgpy.ctl.interfaces import ALL, Interfaces, NoInterfaceError
-from wgpy.ctl.outcome import EXIT_HEALTHY, EXIT_WRONG, verdict, wants_colour
+from wgpy.ctl.outcome import EXIT_WRONG, verdict, wants_colour
 from wgpy.ctl.report import coloured, format_report, plain
 from wgpy.errors import StatusError
 from wgpy.status import DeviceStatus, to_json
 
 
 def show(interfaces: Interfaces, name: str, *, as_json: bool) -> int:
-    """Print one interface or all; return the exit status.  Raises StatusError for the one."""
-    outcome, separator = EXIT_HEALTHY, ""
+    """Print one interface or all; return the exit status.
+
+    Raises StatusError for the one, and NoInterfaceError when there is none at all.
+    """
+    outcomes, separator = [], ""
     paint = coloured if wants_colour() else plain
     for status in _statuses(interfaces, name):
         if status is None:
-            outcome = EXIT_WRONG
+            outcomes.append(EXIT_WRONG)
             continue
         found = status.diagnoses or ()
-        outcome = max(outcome, verdict(str(diagnosis.severity) for diagnosis in found))
+        outcomes.append(verdict(str(diagnosis.severity) for diagnosis in found))
         if as_json:
             print(json.dumps(to_json(status)))
         else:
             print(separator + format_report(status, paint), end="")
             separator = "\n"
-    return outcome
+    if not outcomes:
+        raise NoInterfaceError
+    return max(outcomes)
 
 
 def _statuses(interfaces: Interfaces, name: str) -> Iterator[DeviceStatus | None]:
