@@ -87,6 +87,20 @@ def test_a_preshared_key_that_differs_until_it_does_not(world: World) -> None:
     world.talk()
 
 
+def test_answers_that_do_not_open_until_they_do(world: World) -> None:
+    """Seen from the side that answers."""
+    world.a.configure(PeerChange(world.b.public_key, preshared_key=PSK))
+    world.a.send(world.b, b"staged")
+    world.wait_for(world.a, Code.PSK_MISMATCH)
+    world.loop.advance(RETRY_S)
+    text = world.wait_for(world.b, Code.UNCONFIRMED)
+    assert f"127.0.0.1:{world.a.port}" in text
+    world.b.configure(PeerChange(world.a.public_key, preshared_key=PSK))
+    world.loop.advance(RETRY_S)
+    world.wait_for_none(world.b)
+    world.talk()
+
+
 def test_a_stranger_until_he_is_a_peer(world: World) -> None:
     world.b.configure(PeerChange(world.a.public_key, remove=True))
     world.a.send(world.b, b"staged")

@@ -62,6 +62,17 @@ ASKING = replace(
 )
 
 
+# It is answered, and does not hear it.
+ASKED = replace(
+    GOOD_PEER,
+    handshake=Handshake.RESPONDED,
+    responses=3,
+    responses_age_s=12.0,
+    last_handshake_age_s=None,
+    session_age_s=None,
+)
+
+
 def with_peer(peer: PeerStatus, **changes: object) -> DeviceStatus:
     return replace(GOOD, peers=(replace(peer, **changes),))  # type: ignore[arg-type]
 
@@ -132,6 +143,11 @@ BROKEN: list[tuple[Code, DeviceStatus, tuple[str, ...]]] = [
         Code.NO_ANSWER,
         replace(GOOD, workers=None, listening=None, peers=(PeerStatus(OTHER, tx_bytes=296),)),
         ("296 bytes",),
+    ),
+    (
+        Code.UNCONFIRMED,
+        with_peer(ASKED),
+        ("3 answers", "12 s ago", E, "lost on the way", "preshared keys differ"),
     ),
     (
         Code.UNKNOWN_INITIATOR,
@@ -213,6 +229,9 @@ FINE = {
         public_key=KEY,
         peers=(PeerStatus(OTHER, tx_bytes=999, rx_bytes=92, last_handshake_age_s=9.0),),
     ),
+    "a first answer": with_peer(ASKED, responses=1),
+    "answers just now": with_peer(ASKED, responses_age_s=4.9),
+    "answers to who asks no more": with_peer(ASKED, last_received_age_s=RECENT_S + 1),
     "sockets that are not there yet": replace(GOOD, listening=None, features=()),
 }
 

@@ -3,6 +3,7 @@
 import pytest
 from core_numbers import MESSAGE_INITIATION, MESSAGE_RESPONSE, MESSAGE_TRANSPORT
 from fake_hosts import World
+from seen import peer_status
 
 from wgpy.protocol.handshake import Handshake
 
@@ -33,6 +34,18 @@ def test_a_response_waits_for_what_confirms_it(world: World) -> None:
     world.loop.run()
     assert world.a.handshake == Handshake.ESTABLISHED
     assert world.b.handshake == Handshake.RESPONDED
+
+
+def test_responses_are_counted_until_one_is_confirmed(world: World) -> None:
+    lose(world, MESSAGE_RESPONSE)
+    world.a.send(b"ping")
+    world.loop.advance(21)
+    status = peer_status(world.b.device)
+    assert (status.responses, status.responses_age_s) == (world.count(MESSAGE_RESPONSE), 21)
+    lose(world)
+    world.loop.advance(6)
+    status = peer_status(world.b.device)
+    assert (status.responses, status.responses_age_s) == (0, None)
 
 
 def test_both_sides_get_there(world: World) -> None:

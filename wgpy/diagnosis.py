@@ -40,6 +40,7 @@ class Code(str, enum.Enum):
     PSK_MISMATCH = "psk-mismatch", Severity.ERROR
     CLOCK_BACK = "clock-back", Severity.ERROR
     NO_ANSWER = "no-answer", Severity.ERROR
+    UNCONFIRMED = "unconfirmed", Severity.ERROR
     UNKNOWN_INITIATOR = "unknown-initiator", Severity.WARNING
     WRONG_IDENTITY = "wrong-identity", Severity.WARNING
     NOT_ALLOWED = "not-allowed", Severity.WARNING
@@ -254,6 +255,21 @@ def _no_answer(status: DeviceStatus, peer: PeerStatus) -> str | None:
     )
 
 
+def _unconfirmed(_: DeviceStatus, peer: PeerStatus) -> str | None:
+    if (peer.responses or 0) < ATTEMPTS_MIN or peer.looped or _failed_send(peer):
+        return None  # or it is known why
+    if peer.responses_age_s is None or not peer.responses_age_s >= REKEY_TIMEOUT_S:
+        return None
+    if peer.last_received_age_s is None or not peer.last_received_age_s <= RECENT_S:
+        return None  # it asks no more
+    return (
+        f"the peer repeats its handshakes, though {peer.responses} answers went to "
+        f"{_endpoint(peer)}, the first {_ago(peer.responses_age_s)}: they are lost on the way, or "
+        "do not open there, for the preshared keys differ. Look at its status, which tells the one "
+        "from the other, at PresharedKey on both sides, and with tcpdump there"
+    )
+
+
 def _not_allowed(_: DeviceStatus, peer: PeerStatus) -> str | None:
     tally = _recent(peer.drops, "not-allowed")
     if tally is None:
@@ -292,6 +308,7 @@ _PEER_RULES: Final[Mapping[Code, Callable[[DeviceStatus, PeerStatus], str | None
     Code.PSK_MISMATCH: _psk_mismatch,
     Code.CLOCK_BACK: _clock_back,
     Code.NO_ANSWER: _no_answer,
+    Code.UNCONFIRMED: _unconfirmed,
     Code.NOT_ALLOWED: _not_allowed,
     Code.NO_ENDPOINT: _no_endpoint,
 }

@@ -17,6 +17,8 @@ def peer_status(peer: Peer, plane: Plane, now_ns: int) -> PeerStatus:
         handshake=peer.handshake,
         attempts=peer.attempts,
         attempts_age_s=age_s(peer.attempts_since_ns, now_ns),
+        responses=peer.responses,
+        responses_age_s=age_s(peer.responses_since_ns, now_ns),
         last_handshake_age_s=age_s(peer.established_ns, now_ns),
         session_age_s=age_s(facts.session_ns, now_ns),
         last_received_age_s=age_s(stats.rx_any_ns, now_ns),

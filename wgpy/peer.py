@@ -96,6 +96,8 @@ class Peer:
         "last_handshake_ns",
         "public_key",
         "refusals",
+        "responses",
+        "responses_since_ns",
         "slot",
     )
 
@@ -104,6 +106,8 @@ class Peer:
     handshake: Handshake
     attempts: int  # initiations in a row that no session came of, so far or at last
     attempts_since_ns: int  # when the first of them went out; 0: there are none
+    responses: int  # responses in a row that were not confirmed, so far
+    responses_since_ns: int  # when the first of them went out; 0: there are none
     last_handshake_ns: int  # wall clock; 0: never
     established_ns: int  # the same by the plane's clock, which nobody sets
     refusals: Refusals  # of messages that named this peer
@@ -125,6 +129,7 @@ class Peer:
         self._preshared_key = ZERO_KEY
         self.handshake = Handshake.IDLE
         self.attempts = self.attempts_since_ns = 0
+        self.responses = self.responses_since_ns = 0
         self.last_handshake_ns = self.established_ns = 0
         self.refusals = Refusals()
         self._services = services
@@ -285,6 +290,8 @@ class Peer:
         self._begin_session(keys, now_ns)
         self._set_gate(now_ns + REKEY_TIMEOUT_NS)
         self._send_handshake(message, now_ns)
+        self.responses_since_ns = self.responses_since_ns or now_ns
+        self.responses += 1
         self._enter(Handshake.RESPONDED)
         self._arm()
 
@@ -426,6 +433,7 @@ class Peer:
         self.handshake = handshake
         if handshake in (Handshake.IDLE, Handshake.ESTABLISHED):
             self.attempts = self.attempts_since_ns = 0
+            self.responses = self.responses_since_ns = 0
 
     def _forget_session(self) -> None:
         self._plane.drop_keypairs(self.slot)

@@ -76,6 +76,8 @@ class PeerStatus:
     handshake: Handshake | None = None
     attempts: int | None = None  # initiations since a handshake was complete, or anew wanted
     attempts_age_s: float | None = None  # of the first of them
+    responses: int | None = None  # in a row to handshakes of the peer, which it did not confirm
+    responses_age_s: float | None = None  # of the first of them
     last_handshake_age_s: float | None = None
     session_age_s: float | None = None  # of the one that sends
     last_received_age_s: float | None = None  # any authenticated message
@@ -168,6 +170,8 @@ def peer_to_json(peer: PeerStatus) -> dict[str, Any]:
         "handshake": None if peer.handshake is None else peer.handshake.value,
         "attempts": peer.attempts,
         "attempts_age_s": _age(peer.attempts_age_s),
+        "responses": peer.responses,
+        "responses_age_s": _age(peer.responses_age_s),
         "last_handshake_age_s": _age(peer.last_handshake_age_s),
         "session_age_s": _age(peer.session_age_s),
         "last_received_age_s": _age(peer.last_received_age_s),

@@ -108,6 +108,9 @@ def _peer_facts(peer: PeerStatus) -> Iterator[Fact]:
         yield "latest handshake", format_age(peer.last_handshake_age_s)
     if peer.handshake not in (None, Handshake.IDLE, Handshake.ESTABLISHED):
         yield "handshake", _handshake(peer)
+    if peer.responses and peer.responses_age_s is not None:
+        answers = _count(peer.responses, "answer")
+        yield "unconfirmed", f"{answers} in {format_duration(peer.responses_age_s)}"
     if peer.rx_bytes or peer.tx_bytes:
         received, sent = format_size(peer.rx_bytes), format_size(peer.tx_bytes)
         yield "transfer", f"{received} received, {sent} sent"
