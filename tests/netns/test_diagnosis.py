@@ -1,13 +1,15 @@
 """A tunnel broken in one way is explained on the side that can know it, and nothing else is said.
 
-Two real daemons, each seen through its status socket.
+Two real daemons, each seen through its status socket, and at last by wgpyctl as a user who is not
+root and may do no more than look.
 """
 
+import grp
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,26 @@ with socket.socket(type=socket.SOCK_DGRAM) as s:
 """
 
 
+GROUP = 1  # of every Debian: daemon
+# Python may be in root's home, which takes the right to read there; a socket takes that to write.
+READS = "dac_read_search"
+CAPABILITIES = f"--inh-caps=-all,+{READS}", f"--ambient-caps=-all,+{READS}"
+MEMBER = "setpriv", "--reuid=65534", "--regid=65534", f"--groups={GROUP}", *CAPABILITIES
+
+
+def open_daemon(side: Side, directory: Path, *wrapper: str) -> AbstractContextManager[Host]:
+    """A daemon whose status a group may see."""
+    name = grp.getgrgid(GROUP).gr_name
+    return daemon(side, directory, f"WGPY_STATUS_GROUP={name}", *wrapper)
+
+
+@pytest.fixture
+def pair(sides: tuple[Side, Side], tmp_path: Path) -> Iterator[tuple[Host, Host]]:
+    """Both have such a daemon; nothing is configured yet."""
+    with open_daemon(sides[0], tmp_path) as left, open_daemon(sides[1], tmp_path) as right:
+        yield left, right
+
+
 def diagnoses(host: Host, *, notes: bool = False) -> dict[str, str]:
     """Sentences by code; notes tell of the machine rather than of the tunnel."""
     with closing(follow(DIRECTORY / f"{host.side.interface}{SUFFIX}")) as statuses:
@@ -46,6 +68,11 @@ def wait_for(host: Host, code: Code, *named: str) -> None:
     eventually(lambda: code in diagnoses(host), f"{code}: {diagnoses(host)}")
     text = diagnoses(host)[code]
     assert [name for name in named if name not in text] == []
+    done = host.side.host.attempt(*MEMBER, "wgpyctl", "status", host.side.interface)
+    assert (done.returncode, done.stderr) == (1, "")
+    [line] = [line for line in done.stdout.splitlines() if line.endswith(f"({code})")]
+    assert line.startswith(f"  {code.severity}: ")
+    assert [name for name in named if name not in line] == []
 
 
 def endpoint(host: Host) -> str:
@@ -118,7 +145,7 @@ def test_what_is_broken_is_said_on_the_side_that_can_know(
     knowing, other = (here, there) if where == "here" else (there, here)
     wait_for(knowing, code, *names(here, there))
     assert set(diagnoses(knowing)) == {code}
-    assert set(diagnoses(other)) <= {Code.NO_ANSWER}
+    assert set(diagnoses(other)) <= {Code.NO_ANSWER, Code.UNCONFIRMED}
 
 
 ALIKE = [
@@ -156,18 +183,38 @@ def test_so_is_what_a_firewall_drops(pair: tuple[Host, Host]) -> None:
         check_nothing_is_claimed(here, there)
 
 
+EITHER = "lost on the way", "preshared keys differ"  # who answers cannot tell which
+
+
+def test_answers_that_a_firewall_drops_are_told_by_who_gives_them(pair: tuple[Host, Host]) -> None:
+    here, there = pair
+    configure(here, there)
+    with chain(here.side.host, "type filter hook input priority 0; udp dport 51820 drop;"):
+        here.speak(there.side.inner4)
+        wait_for(there, Code.UNCONFIRMED, endpoint(here), *EITHER)
+        assert set(diagnoses(there)) == {Code.UNCONFIRMED}
+    eventually(lambda: diagnoses(there) == {}, "a session")
+
+
+def test_so_are_answers_that_do_not_open(pair: tuple[Host, Host]) -> None:
+    here, there = pair
+    broken.by_another_preshared_key(here, there)
+    here.speak(there.side.inner4)
+    wait_for(there, Code.UNCONFIRMED, endpoint(here), *EITHER)
+
+
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="not installed: gcc")
 def test_a_clock_that_went_back_with_a_restart_is_told_by_the_other(
     sides: tuple[Side, Side], tmp_path: Path
 ) -> None:
     clock = Clock(tmp_path)
-    with daemon(sides[1], tmp_path) as there:
-        with daemon(sides[0], tmp_path, *clock.wrapper) as here:
+    with open_daemon(sides[1], tmp_path) as there:
+        with open_daemon(sides[0], tmp_path, *clock.wrapper) as here:
             clock.set(56)
             configure(here, there)
             ping(here.side.host, there.side.inner4)
         clock.set(55)
-        with daemon(sides[0], tmp_path, *clock.wrapper) as here:
+        with open_daemon(sides[0], tmp_path, *clock.wrapper) as here:
             here.side.configure(here.side.settings(there.side))
             here.speak(there.side.inner4)
             wait_for(there, Code.CLOCK_BACK, endpoint(here), "its clock went back")
