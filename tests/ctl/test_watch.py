@@ -1,12 +1,7 @@
 """`wgpyctl watch`: its screens, as a terminal shows them."""
 
-import fcntl
 import os
-import pty
-import struct
-import subprocess
 import sys
-import termios
 from collections.abc import Sequence
 from dataclasses import replace
 from io import StringIO
@@ -16,6 +11,7 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 from status_daemon import DROPS, HEALTHY, HOSTILE, PEER, SILENT, fake_wg
+from terminal import on_terminal
 
 from wgpy.config import AllowedIP, Endpoint
 from wgpy.ctl.cli import main
@@ -25,7 +21,6 @@ from wgpy.ctl.watch import Moment, Rates, draw, measure_rates
 from wgpy.diagnosis import diagnose
 from wgpy.status import DeviceStatus, PeerStatus, Tally
 
-SIZE_VARIABLES = ("COLUMNS", "LINES")  # which would count before the terminal's own size
 SIZES = [(80, 24), (200, 50)]
 IP6 = Endpoint(bytes.fromhex("fe801111222233334444555566667777"), 51820, scope_id=123456)
 V6_PREFIXES = tuple(AllowedIP(bytes([0xFD, n]) + bytes(14), 64) for n in range(20))
@@ -126,7 +121,7 @@ def test_rates_are_between_two_statuses() -> None:
 def test_it_has_the_screen_for_itself_and_gives_it_back(
     tmp_path: Path, size: tuple[int, int]
 ) -> None:
-    outcome, written = on_terminal(tmp_path, ["watch", "wg0"], size=size)
+    outcome, written = session(tmp_path, ["watch", "wg0"], size=size)
     assert written.startswith("\x1b[?1049h")  # the other screen of xterm
     screens, _, after = written.partition("\x1b[?1049l")
     assert shorten_key(SILENT.public_key) in screens
@@ -136,12 +131,12 @@ def test_it_has_the_screen_for_itself_and_gives_it_back(
 
 
 def test_without_a_name_it_takes_the_only_interface(tmp_path: Path) -> None:
-    _, written = on_terminal(tmp_path, ["watch"])
+    _, written = session(tmp_path, ["watch"])
     assert shorten_key(PEER.public_key) in written
 
 
 def test_of_several_one_has_to_be_named(tmp_path: Path) -> None:
-    done = on_terminal(tmp_path, ["watch"], [("interfaces", "wg0 wg1")])
+    done = session(tmp_path, ["watch"], [("interfaces", "wg0 wg1")])
     assert done == (2, "wgpyctl: watch which of wg0, wg1?\r\n")
 
 
@@ -164,30 +159,14 @@ with serving(Path(directory), HEALTHY, broken):
 """
 
 
-def on_terminal(
+def session(
     directory: Path,
     argv: Sequence[str],
     answers: Sequence[tuple[str, str]] = (),
     size: tuple[int, int] = (80, 24),
 ) -> tuple[int, str]:
     """Exit status of wgpyctl on a terminal, beside a daemon that ends, and all that it wrote."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", size[1], size[0], 0, 0))
-    environment = {name: os.environ[name] for name in os.environ if name not in SIZE_VARIABLES}
-    environment |= {
-        "PYTHONPATH": str(Path(__file__).parent.parent),
-        "TERM": "xterm-256color",
-    }
     command = [sys.executable, "-c", SESSION, str(directory), fake_wg(directory, answers), *argv]
-    with subprocess.Popen(
-        command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment
-    ) as process:
-        os.close(theirs)
-        written = b""
-        try:
-            while piece := os.read(ours, 1 << 16):
-                written += piece
-        except OSError:  # EIO: nobody has the other end any more
-            pass
-        os.close(ours)
-        return process.wait(20), written.decode()
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    with on_terminal(command, size, environment) as terminal:
+        return terminal.wait(), terminal.written
