@@ -61,7 +61,7 @@ def test_a_peer_has_the_names_and_labels_of_other_exporters() -> None:
 
 def test_drops_refusals_and_diagnoses_are_told_of_interface_and_peer() -> None:
     peer = replace(PEER, drops=(Tally("congested", 4),), refusals=(Tally("old-timestamp", 5),))
-    drops = (Tally("no-peer", 1), Tally("invalid", 2))
+    drops = (Tally("no-peer", 1), Tally("multicast", 6), Tally("invalid", 2))
     status = replace(HEALTHY, drops=drops, refusals=(Tally("bad-mac1", 3),), peers=(peer, SILENT))
     about = ("public_key", "direction", "reason", "code", "severity")
     found = [
@@ -71,6 +71,7 @@ def test_drops_refusals_and_diagnoses_are_told_of_interface_and_peer() -> None:
     ]
     assert found == [
         ("wgpy_dropped_packets_total", "", "tx", "no-peer", 1),
+        ("wgpy_dropped_packets_total", "", "tx", "multicast", 6),
         ("wgpy_dropped_packets_total", "", "rx", "invalid", 2),
         ("wgpy_dropped_packets_total", KEY, "tx", "congested", 4),
         ("wgpy_handshakes_refused_total", "", "bad-mac1", 3),

@@ -31,7 +31,16 @@ CLIENT_TIMEOUT_S: Final = 5.0  # for each piece of a request or an answer
 _PEER_LABELS: Final = ("interface", "public_key", "allowed_ips", "friendly_name")
 # Reasons of packets that come from the TUN; all others come from the network.
 _REASONS_OUT: Final = frozenset(
-    ("no-peer", "invalid-frame", "no-endpoint", "looped", "staged", "send-error", "congested")
+    (
+        "no-peer",
+        "multicast",
+        "invalid-frame",
+        "no-endpoint",
+        "looped",
+        "staged",
+        "send-error",
+        "congested",
+    )
 )
 
 
