@@ -416,7 +416,7 @@ def test_a_thousand_connections_leave_nothing_behind(
     """Many at once, and another that reads all the while."""
 
     async def main() -> None:
-        async with serving(FakeEngine(1000), tmp_path) as (server, path):
+        async with serving(FakeEngine(900), tmp_path) as (server, path):
 
             async def meet(count: int) -> None:
                 for _ in range(count // 10):

@@ -154,18 +154,17 @@ def _pieces(status: DeviceStatus) -> Iterator[str]:
     """Yield the JSON in pieces, which take less of control's time at once."""
     head = to_json(replace(status, diagnoses=(), peers=()))
     del head["diagnoses"], head["peers"]
-    yield json.dumps(head)[:-1]
-    yield from _list("diagnoses", status.diagnoses or (), diagnosis_to_json)
-    yield from _list("peers", status.peers, peer_to_json)
-    yield "}\n"
+    yield json.dumps(head)[:-1] + ', "diagnoses": ['
+    yield from _members(status.diagnoses or (), diagnosis_to_json)
+    yield '], "peers": ['
+    yield from _members(status.peers, peer_to_json)
+    yield "]}\n"
 
 
-def _list(name: str, items: Sequence[_T], convert: Callable[[_T], object]) -> Iterator[str]:
-    yield f', "{name}": ['
+def _members(items: Sequence[_T], convert: Callable[[_T], object]) -> Iterator[str]:
     for at in range(0, len(items), _PER_PIECE):
-        some = [convert(item) for item in items[at : at + _PER_PIECE]]
-        yield (", " if at else "") + json.dumps(some)[1:-1]
-    yield "]"
+        text = json.dumps([convert(item) for item in items[at : at + _PER_PIECE]])
+        yield (", " if at else "") + text[1:-1]
 
 
 class _Client:
