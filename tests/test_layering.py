@@ -25,6 +25,7 @@ ROOMS: list[dict[str, set[str]]] = [
     {
         "wgpy.dataplane": {"wgpy.config", "wgpy.ports"},
         "wgpy.linux": {"wgpy.config", "wgpy.errors", "wgpy.ports", "wgpy.units"},
+        "wgpy.exchange": {"wgpy.config", "wgpy.errors", "wgpy.protocol", "wgpy.units"},
         "wgpy.notes": {
             "wgpy.addresses",
             "wgpy.config",
@@ -77,6 +78,7 @@ ROOMS: list[dict[str, set[str]]] = [
             "wgpy.dataplane",
             "wgpy.errors",
             "wgpy.events",
+            "wgpy.exchange",
             "wgpy.log",
             "wgpy.notes",
             "wgpy.ports",

@@ -15,13 +15,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-
-from wgpy.config import ZERO_KEY, Endpoint, PeerChange, PeerSnapshot
+from wgpy.config import Endpoint, PeerChange, PeerSnapshot
 from wgpy.dataplane.plane import Plane
 from wgpy.dataplane.types import Session
-from wgpy.errors import BadMessage, Refusal
+from wgpy.errors import BadMessage
 from wgpy.events import Event, HandshakeDone
+from wgpy.exchange import INITIATION_INTERVAL_NS, KeyExchange
 from wgpy.log import NOTICE
 from wgpy.notes import Notes
 from wgpy.ports import Handle, Scheduler
@@ -30,16 +29,10 @@ from wgpy.protocol.handshake import Handshake
 from wgpy.protocol.noise import (
     HandshakeSecrets,
     Initiation,
-    InitiatorState,
     RemoteStatic,
     StaticKey,
     TransportKeys,
-    new_ephemeral,
-    read_response_untrusted,
-    write_initiation,
-    write_response,
 )
-from wgpy.protocol.tai64n import tai64n
 from wgpy.protocol.timers import REKEY_TIMEOUT_NS, Action, Timers
 from wgpy.tallies import Refusals
 from wgpy.text import format_key
@@ -47,9 +40,8 @@ from wgpy.units import NS_PER_S
 
 # Implementation constants, as the Linux kernel has them.
 HANDSHAKE_TOS: Final = 0x88  # AF41: handshakes should get through when data does not
-INITIATION_INTERVAL_NS: Final = NS_PER_S // 50  # a peer's initiations are read at most so often
-# Twice that, for the way takes not always the same time.  It is longer than timestamps are coarse
-# as well (tai64n), so whatever the wall clock does, each is greater than the one before.
+# Twice as long, for the way takes not always the same time.  It is longer than timestamps are
+# coarse as well (tai64n), so whatever the wall clock does, each is greater than the one before.
 OWN_INITIATION_INTERVAL_NS: Final = 2 * INITIATION_INTERVAL_NS
 
 _log = logging.getLogger(__name__)
@@ -74,20 +66,14 @@ class Peer:
     __slots__ = (
         "_cookies",
         "_deadline_ns",
+        "_exchange",
         "_gate_ns",
         "_gave_up",
-        "_greatest_timestamp",
         "_handle",
-        "_initiator",
-        "_last_initiation_ns",
-        "_local",
         "_plane",
-        "_preshared_key",
-        "_remote",
         "_running",
         "_services",
         "_timers",
-        "_wall_offset_ns",
         "attempts",
         "attempts_since_ns",
         "established_ns",
@@ -126,7 +112,6 @@ class Peer:
         """
         self.initiated_ns = initiated_ns
         self.public_key = public_key
-        self._preshared_key = ZERO_KEY
         self.handshake = Handshake.IDLE
         self.attempts = self.attempts_since_ns = 0
         self.responses = self.responses_since_ns = 0
@@ -134,13 +119,8 @@ class Peer:
         self.refusals = Refusals()
         self._services = services
         self._plane = services.plane
-        self._local = local
-        self._remote: RemoteStatic | None = None
+        self._exchange = KeyExchange(public_key, local, services.wall_clock, services.key_log)
         self._cookies = CookieGenerator(public_key)
-        self._initiator: InitiatorState | None = None
-        self._greatest_timestamp = b""
-        self._wall_offset_ns = 0
-        self._last_initiation_ns: int | None = None
         self._gate_ns = 0
         self._gave_up = False  # since the last session; said once, or silent peers would fill logs
         self._timers = Timers(services.randbelow)
@@ -161,11 +141,7 @@ class Peer:
 
         BadMessage when the public key is of low order, or while we have no identity.
         """
-        if self._local is None:
-            raise BadMessage("no private key is set", Refusal.NO_PRIVATE_KEY)
-        if self._remote is None:
-            self._remote = RemoteStatic(self.public_key, self._local.exchange(self.public_key))
-        return self._remote
+        return self._exchange.remote_static()
 
     @property
     def persistent_keepalive_s(self) -> int:
@@ -174,8 +150,7 @@ class Peer:
 
     def set_identity(self, local: StaticKey | None) -> None:
         """Become somebody else: sessions end, and a handshake may start at once."""
-        self._local = local
-        self._remote = None
+        self._exchange.set_identity(local)
         self._plane.expire_keypairs(self.slot)
         self._forget_handshake()
         self._enter(Handshake.IDLE)
@@ -184,7 +159,7 @@ class Peer:
     def configure(self, section: PeerChange, now_ns: int) -> None:
         """Apply what was found valid; then what waits may be able to go."""
         if section.preshared_key is not None:
-            self._preshared_key = section.preshared_key
+            self._exchange.preshared_key = section.preshared_key
         if section.endpoint is not None:
             self._plane.set_endpoint(self.slot, section.endpoint)
         if section.replace_allowed_ips:
@@ -210,7 +185,7 @@ class Peer:
         stats = self._plane.stats(self.slot)
         return PeerSnapshot(
             public_key=self.public_key,
-            preshared_key=self._preshared_key,
+            preshared_key=self._exchange.preshared_key,
             endpoint=stats.endpoint,
             last_handshake_ns=self.last_handshake_ns,
             tx_bytes=stats.tx_bytes,
@@ -261,7 +236,7 @@ class Peer:
         """Give the slot back; C wipes the sessions."""
         self._running = False
         self._schedule(None)
-        self._initiator = None
+        self._exchange.forget_initiation()
         self._plane.remove_peer(self.slot)
 
     # ---- handshake ----
@@ -279,14 +254,10 @@ class Peer:
 
         BadMessage when the initiation is a replay, or came too soon after another.
         """
-        self._refuse_replay(initiation.timestamp, now_ns)
-        self._greatest_timestamp = initiation.timestamp
-        self._last_initiation_ns = now_ns
+        self._exchange.refuse_replay(initiation.timestamp, now_ns)
         self._plane.peer_received(self.slot, source, length, now_ns)
         index = self._plane.reserve_index(self.slot)
-        message, keys = write_response(
-            initiation, index, self._preshared_key, ephemeral_private=self._ephemeral()
-        )
+        message, keys = self._exchange.write_response(initiation, index)
         self._begin_session(keys, now_ns)
         self._set_gate(now_ns + REKEY_TIMEOUT_NS)
         self._send_handshake(message, now_ns)
@@ -300,10 +271,7 @@ class Peer:
 
         BadMessage when it is not genuine, or we wait for none.
         """
-        if self._initiator is None or self._local is None:
-            raise BadMessage("response to no initiation", Refusal.NO_INITIATION)
-        keys = read_response_untrusted(self._local, self._initiator, message, self._preshared_key)
-        self._initiator = None  # its index becomes the session's
+        keys = self._exchange.read_response_untrusted(message)
         self._plane.peer_received(self.slot, source, len(message), now_ns)
         self._begin_session(keys, now_ns)
         self._complete_handshake(now_ns)
@@ -323,14 +291,6 @@ class Peer:
     def take_cookie(self, reply: bytes, now_ns: int) -> None:
         """Read a cookie reply; the next handshake message carries the cookie (5.4.7)."""
         self._cookies.consume_reply_untrusted(reply, now_ns)
-
-    def _refuse_replay(self, timestamp: bytes, now_ns: int) -> None:
-        if timestamp <= self._greatest_timestamp:
-            raise BadMessage("replayed initiation", Refusal.OLD_TIMESTAMP, self.public_key)
-        last_ns = self._last_initiation_ns
-        if last_ns is not None and now_ns < last_ns + INITIATION_INTERVAL_NS:
-            text = "initiations in too quick a succession"
-            raise BadMessage(text, Refusal.TOO_SOON, self.public_key)
 
     def _initiate(self, now_ns: int) -> None:
         """Send an initiation (5.4.2), unless the gate is shut or the peer cannot be reached.
@@ -365,34 +325,10 @@ class Peer:
         self.attempts += 1
 
     def _write_initiation(self, now_ns: int) -> bytes:
-        remote = self.remote_static()
-        assert self._local is not None, "remote_static refuses to work without an identity"
+        remote = self._exchange.remote_static()
         self._forget_handshake()
         index = self._plane.reserve_index(self.slot)
-        timestamp = tai64n(self._forward_wall_clock(now_ns))
-        message, self._initiator = write_initiation(
-            self._local, remote, index, timestamp, ephemeral_private=self._ephemeral()
-        )
-        return message
-
-    def _ephemeral(self) -> X25519PrivateKey | None:
-        """Return a key that the key log knows of, None if there is no such log."""
-        if self._services.key_log is None or self._local is None:
-            return None
-        key = new_ephemeral()
-        private, ephemeral = self._local.private_bytes(), key.private_bytes_raw()
-        secrets = HandshakeSecrets(private, self.public_key, ephemeral, self._preshared_key)
-        self._services.key_log(secrets)
-        return key
-
-    def _forward_wall_clock(self, now_ns: int) -> int:
-        """Return the time for a timestamp: the wall clock's, unless that was set back.
-
-        The peer refuses what is not later than all before (5.1), so time then goes on from where
-        the clock was, until it is there again or we restart.
-        """
-        self._wall_offset_ns = max(self._wall_offset_ns, self._services.wall_clock() - now_ns)
-        return now_ns + self._wall_offset_ns
+        return self._exchange.write_initiation(remote, index, now_ns)
 
     def _begin_session(self, keys: TransportKeys, now_ns: int) -> None:
         session = Session(
@@ -441,9 +377,9 @@ class Peer:
         self._enter(Handshake.IDLE)
 
     def _forget_handshake(self) -> None:
-        if self._initiator is not None:
-            self._plane.release_index(self._initiator.local_index)
-            self._initiator = None
+        index = self._exchange.forget_initiation()
+        if index is not None:
+            self._plane.release_index(index)
 
     # ---- timers ----
 

@@ -19,6 +19,7 @@ from sim.storm import replay, run
 
 import wgpy.peer
 from wgpy.dataplane.types import MessageEvent, PeerStats, PendingEvent
+from wgpy.exchange import KeyExchange
 from wgpy.peer import Peer
 from wgpy.protocol.timers import Timers
 
@@ -81,7 +82,7 @@ FAULTS: dict[str, tuple[object, str, object]] = {
     "never too soon after another": (wgpy.peer, "OWN_INITIATION_INTERVAL_NS", 0),
     "no timer of": (Timers, "handshake_complete", nothing),
     "keeps no keys": (Timers, "session_derived", nothing),
-    "an initiation is answered once": (Peer, "_refuse_replay", nothing),
+    "an initiation is answered once": (KeyExchange, "refuse_replay", nothing),
     "a peer has three sessions": (FakePlane, "_forget", nothing),
     "an event that waits is announced": (FakePlane, "take_events", take_in_silence),
 }

@@ -17,7 +17,7 @@ from sim.network import SimNetwork
 from wgpy.config import ZERO_KEY, AllowedIP, DeviceChange, Endpoint, PeerChange
 from wgpy.dataplane.types import Session
 from wgpy.device import Device
-from wgpy.peer import INITIATION_INTERVAL_NS
+from wgpy.exchange import INITIATION_INTERVAL_NS
 from wgpy.ports import Feature
 from wgpy.protocol.noise import StaticKey
 
