@@ -82,7 +82,7 @@ class KeyExchange:
             self._remote = RemoteStatic(self._public_key, self._local.exchange(self._public_key))
         return self._remote
 
-    # ---- as initiator ------------------------------------------------------------------------
+    # ---- as initiator ----
 
     def write_initiation(self, remote: RemoteStatic, index: int, now_ns: int) -> bytes:
         """Return an initiation, which is open from now on; to be called when none is."""
@@ -109,7 +109,7 @@ class KeyExchange:
         initiator, self._initiator = self._initiator, None
         return None if initiator is None else initiator.local_index
 
-    # ---- as responder ------------------------------------------------------------------------
+    # ---- as responder ----
 
     def refuse_replay(self, timestamp: bytes, now_ns: int) -> None:
         """Remember an initiation; BadMessage if it is a replay, or came too soon after another."""

@@ -28,7 +28,7 @@ from wgpy.uapi.socket_file import open_socket
 
 NEVER_S = 3600.0
 CONNECTIONS = 1_000
-SOME = 1_000  # blocks of memory that may come and go; one for each connection
+SOME = 500  # blocks of memory that may come and go; half of one for each connection
 
 
 class FakeEngine:
@@ -416,7 +416,7 @@ def test_a_thousand_connections_leave_nothing_behind(
     """Many at once, and another that reads all the while."""
 
     async def main() -> None:
-        async with serving(FakeEngine(900), tmp_path) as (server, path):
+        async with serving(FakeEngine(CONNECTIONS), tmp_path) as (server, path):
 
             async def meet(count: int) -> None:
                 for _ in range(count // 10):
@@ -430,7 +430,7 @@ def test_a_thousand_connections_leave_nothing_behind(
 
             watcher = Client(path)
             with watcher.socket:
-                await meet(50)  # what is made once
+                await meet(2 * CONNECTIONS)  # some 2,000 blocks are made once
                 before = sys.getallocatedblocks()
                 fds = len(os.listdir("/proc/self/fd"))
                 await meet(CONNECTIONS)
