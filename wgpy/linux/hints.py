@@ -19,13 +19,17 @@ class Hints:
     everywhere tells whether hints come from other namespaces too.
     """
 
-    def __init__(self, *groups: int, all_namespaces: bool = False) -> None:
+    def __init__(
+        self, *groups: int, all_namespaces: bool = False, netlink: socket.socket | None = None
+    ) -> None:
         """Begin to listen to RTNLGRP_*, if wanted in all namespaces that have an id here.
 
-        Those take CAP_NET_BROADCAST, and without it hints come from here only.  Raises OSError.
+        Those take CAP_NET_BROADCAST, and without it hints come from here only.  An open netlink
+        socket has another "here"; it is taken over.  Raises OSError.
         """
         with contextlib.ExitStack() as stack:
-            netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+            if netlink is None:
+                netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
             self._socket = stack.enter_context(netlink)
             netlink.setblocking(False)
             netlink.bind((0, 0))

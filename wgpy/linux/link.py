@@ -11,6 +11,10 @@ rtnetlink(7).
 
 To listen over there takes CAP_NET_BROADCAST, which containers do not have.  Without it the state is
 looked at every LOOK_INTERVAL_S while the interface is somewhere else; that it leaves is heard here.
+
+An interface may also be born somewhere else, in a namespace of ours where somebody opened netlink
+sockets for us.  Those are at home there, and so is all that is said here of home; but there is no
+UDP socket of ours there, so routes that go by it are none of ours.
 """
 
 import contextlib
@@ -28,7 +32,7 @@ from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP
 
 from wgpy.errors import LinkDeletedError
 from wgpy.linux.hints import Hints, readable
-from wgpy.linux.netlink import open_netlink
+from wgpy.linux.netlink import hold_netlink, open_netlink
 from wgpy.linux.tun import interface_name
 from wgpy.linux.txqueue import TxQueue
 
@@ -51,11 +55,21 @@ class Link:
 
     queue: TxQueue
 
-    def __init__(self, tun_fd: int) -> None:
-        """Begin to listen.  Raises OSError."""
+    def __init__(
+        self, tun_fd: int, netlinks: tuple[socket.socket, socket.socket] | None = None
+    ) -> None:
+        """Begin to listen.  Raises OSError.
+
+        `netlinks` are open sockets of the interface's home if we do not live there, one for
+        notifications and one for requests; they are taken over.
+        """
         self._tun_fd = tun_fd
+        listening, requests = netlinks or (None, None)
         with contextlib.ExitStack() as stack:
-            hints = Hints(RTNLGRP_LINK, all_namespaces=True)
+            self._held = None if requests is None else hold_netlink(requests)
+            if self._held is not None:
+                stack.callback(self._held.close)
+            hints = Hints(RTNLGRP_LINK, all_namespaces=True, netlink=listening)
             self._hints = stack.enter_context(contextlib.closing(hints))
             self._home = _namespace_of(hints)
             self._wakes = stack.enter_context(select.epoll())
@@ -79,6 +93,8 @@ class Link:
     @property
     def index(self) -> int:
         """Its index where we live, 0 if it is somewhere else or gone."""
+        if self._held is not None:
+            return 0
         try:
             with self._namespace() as elsewhere:
                 return 0 if elsewhere is not None else socket.if_nametoindex(self.name)
@@ -88,6 +104,10 @@ class Link:
     async def set(self, **attributes: int) -> None:
         """Set attributes: IFLA_* of if_link.h, in lower case.  Raises OSError."""
         await self._request("set", **attributes)
+
+    def netlink(self) -> Any:
+        """Return a context manager for a netlink socket of the interface's home."""
+        return open_netlink(self._held)
 
     async def has_packet_information(self) -> bool:
         """Tell whether each frame of the TUN has a header before it (tun_pi of if_tun.h).
@@ -130,7 +150,7 @@ class Link:
             self._hints.take()
 
     async def _request(self, command: str, **attributes: int) -> Any:
-        async with open_netlink() as netlink:
+        async with self.netlink() as netlink:
             try:
                 return await netlink.link(command, **await self._address(netlink), **attributes)
             except NetlinkError as error:
@@ -138,7 +158,7 @@ class Link:
 
     async def _read(self) -> tuple[LinkState, bool]:
         """Read the state, and whether the interface is where we live."""
-        async with open_netlink() as netlink:
+        async with self.netlink() as netlink:
             address = await self._address(netlink)
             (message,) = await netlink.link("get", **address)
         state = LinkState(bool(message["flags"] & IFF_UP), message.get_attr("IFLA_MTU"))
