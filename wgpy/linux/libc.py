@@ -8,10 +8,22 @@ from typing import Final
 
 from wgpy.units import NS_PER_S
 
-# <sys/timerfd.h>, <linux/prctl.h>
+# <sys/timerfd.h>, <linux/prctl.h>, <linux/sched.h>, <linux/mount.h>
 TFD_TIMER_ABSTIME: Final = 1
+PR_SET_PDEATHSIG: Final = 1
 PR_SET_DUMPABLE: Final = 4
 PR_SET_NAME: Final = 15
+CLONE_NEWNS: Final = 0x00020000
+CLONE_NEWUSER: Final = 0x10000000
+CLONE_NEWPID: Final = 0x20000000
+CLONE_NEWNET: Final = 0x40000000
+MS_NOSUID: Final = 0x2
+MS_NODEV: Final = 0x4
+MS_NOEXEC: Final = 0x8
+MS_BIND: Final = 0x1000
+MS_REC: Final = 0x4000
+MS_SLAVE: Final = 0x80000
+MNT_DETACH: Final = 0x2
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -69,7 +81,35 @@ def set_process_name(name: str) -> None:
     _checked(_libc.prctl(PR_SET_NAME, name.encode(), 0, 0, 0))
 
 
-def _checked(result: int, path: Path | None = None) -> int:
+def set_parent_death_signal(number: int) -> None:
+    """Get this signal when the thread that forked us ends; unshare(2) of users forgets it."""
+    _checked(_libc.prctl(PR_SET_PDEATHSIG, number, 0, 0, 0))
+
+
+def unshare(flags: int) -> None:
+    """Live in new namespaces (CLONE_NEW*) from now on; see unshare(2).  Raises OSError."""
+    _checked(_libc.unshare(flags))
+
+
+def mount(source: str, target: str, kind: str | None = None, flags: int = 0) -> None:
+    """Mount something of this kind, or with MS_BIND what is at source; see mount(2).
+
+    Raises OSError.
+    """
+    kind_name = None if kind is None else kind.encode()
+    what, where = os.fsencode(source), os.fsencode(target)
+    _checked(_libc.mount(what, where, kind_name, ctypes.c_ulong(flags), None), target)
+
+
+def unmount(target: str) -> None:
+    """Take away what is mounted there, though somebody may use it; see umount2(2).
+
+    Raises OSError.
+    """
+    _checked(_libc.umount2(os.fsencode(target), MNT_DETACH), target)
+
+
+def _checked(result: int, path: str | Path | None = None) -> int:
     """Return what libc did, or raise OSError with its errno."""
     if result >= 0:
         return result
