@@ -1,7 +1,7 @@
-"""Runs a command as nobody, who may open /dev/net/tun, wherever Python and checkout are.
+"""Runs a command as nobody, wherever Python and checkout are, with a /dev/net/tun of this mode.
 
-argv: directories that the command needs, "--", the command.  In a mount namespace of its own, so
-nothing of this stays.
+argv: mode in octal, 0 for none; directories that the command needs, "--", the command.  Nothing of
+this stays: it is in a mount namespace of its own.
 """
 
 import os
@@ -19,8 +19,8 @@ def main() -> None:
     cut = sys.argv.index("--")
     libc.unshare(libc.CLONE_NEWNS)
     libc.mount("none", "/", flags=libc.MS_REC | libc.MS_SLAVE)
-    open_to_all([Path(name).resolve() for name in sys.argv[1:cut]])
-    make_tun_node()
+    open_to_all([Path(name).resolve() for name in sys.argv[2:cut]])
+    make_tun_node(int(sys.argv[1], 8))
     os.execvp(NOBODY[0], [*NOBODY, *sys.argv[cut + 1 :]])
 
 
@@ -50,13 +50,13 @@ def closed_way(directory: Path) -> Path | None:
     return None
 
 
-def make_tun_node() -> None:
-    """As udev makes it; some hosts have it for root alone."""
-    device = os.makedev(10, 200)
+def make_tun_node(mode: int) -> None:
+    """As 0666 it is what udev makes; some hosts have it for root alone."""
     libc.mount("none", "/dev/net", "tmpfs")
     os.chmod("/dev/net", 0o755)
-    os.mknod("/dev/net/tun", stat.S_IFCHR | 0o666, device)
-    os.chmod("/dev/net/tun", 0o666)
+    if mode:
+        os.mknod("/dev/net/tun", stat.S_IFCHR, os.makedev(10, 200))
+        os.chmod("/dev/net/tun", mode)
 
 
 if __name__ == "__main__":

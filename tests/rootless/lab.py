@@ -15,9 +15,9 @@ ROOT = HERE.parents[1]
 NEEDED = {sys.base_prefix, sys.prefix, str(ROOT)}  # directories
 
 
-def as_nobody(*command: str, setup: str = "") -> list[str]:
+def as_nobody(*command: str, setup: str = "", tun_mode: str = "666") -> list[str]:
     """The command, run as nobody; setup is for sh, as root, in a mount namespace of its own."""
-    launcher = [sys.executable, str(HERE / "as_nobody.py"), *NEEDED]
+    launcher = [sys.executable, str(HERE / "as_nobody.py"), tun_mode, *NEEDED]
     prepared = ["unshare", "--mount", "sh", "-euc", f'{setup}\nexec "$@"', "sh"] if setup else []
     return [*prepared, *launcher, "--", *command]
 

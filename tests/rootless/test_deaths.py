@@ -33,9 +33,11 @@ def family(name: str = "own") -> Iterator[Family]:
     with running(as_nobody(*scenario(name))) as (owner, told):
         network = network_of(told["keeper"])
         eventually(lambda: len(inhabitants(network)) >= 4, "keeper, init and two sleeping commands")
-        yield Family(owner, told["keeper"], first_child(told["keeper"]), network)
-        if "heir" in told:
-            os.kill(told["heir"], signal.SIGKILL)
+        try:
+            yield Family(owner, told["keeper"], first_child(told["keeper"]), network)
+        finally:
+            if "heir" in told:
+                os.kill(told["heir"], signal.SIGKILL)
 
 
 def test_all_ends_with_the_owner() -> None:
@@ -67,8 +69,9 @@ def test_all_ends_when_owner_and_keeper_die_at_once() -> None:
         eventually(one.is_gone, "the end of all")
 
 
-def test_nobody_is_left_once_the_network_is_closed() -> None:
-    with family() as one:
+@pytest.mark.parametrize("name", ["own", "own_with_a_heir"])
+def test_nobody_is_left_once_the_network_is_closed(name: str) -> None:
+    with family(name) as one:
         output, _ = one.owner.communicate("close\n", timeout=20)
         assert (one.owner.returncode, output) == (0, '{"status": -9}\n')
         assert one.is_gone()

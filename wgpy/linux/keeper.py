@@ -27,7 +27,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NoReturn
 
-from wgpy.linux import libc, parcels, private_names
+from wgpy.linux import libc, parcels, private_files
 from wgpy.linux.parcels import Letter
 from wgpy.linux.tun import open_tun
 
@@ -255,8 +255,8 @@ class Keeper:
         with contextlib.ExitStack() as stack, _step("TUN"):
             tun = stack.enter_context(contextlib.closing(open_tun(letter["name"], **letter["tun"])))
             lacks = set_sysctls(letter["name"])
-            with _step("names"):
-                private_names.hide(letter["resolv_conf"])
+            with _step("files"):
+                private_files.replace(letter["resolv_conf"])
             with _step("processes"):
                 self._init = start_init()
             self._watch(os.pidfd_open(self._init), self._end)

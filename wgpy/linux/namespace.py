@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -34,7 +34,7 @@ PROGRAM: Final = (
 SOCKET_PATIENCE_S: Final = 10.0  # 30 us are usual; a stopped keeper is not to stop its host
 LOOK_UPS_MAX: Final = 32  # at a time; each is a process
 
-Found = list[tuple[int, int, int, str, tuple[Any, ...]]]  # what socket.getaddrinfo returns
+Found = Sequence[tuple[int, int, int, str, tuple[Any, ...]]]  # what socket.getaddrinfo returns
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +111,9 @@ class Namespace:
         """End all that runs in there, and wait until it has."""
         self._owned.close()
         self._loop.remove_reader(self._control)
+        with contextlib.suppress(OSError):  # the keeper is gone
+            # A child that the program forked may hold copies, so to close ours is not enough.
+            self._control.shutdown(socket.SHUT_RDWR)
         self._control.close()
         with self._lock:
             self._sockets.close()
@@ -121,7 +124,10 @@ class Namespace:
         """Return a socket of this network; any thread may ask.  Raises OSError."""
         request = {"family": family, "type": kind, "protocol": protocol, "id": next(self._ids)}
         with self._lock:
-            parcels.send(self._sockets, request)
+            if self._sockets.fileno() < 0:
+                raise _gone()
+            with _telling_of_the_end():
+                parcels.send(self._sockets, request)
             while (parcel := parcels.receive(self._sockets)) is not None:
                 answer, fds = parcel
                 if answer["id"] == request["id"]:
@@ -173,13 +179,14 @@ class Namespace:
 
         Raises OSError; a step of the keeper that failed is its filename.
         """
+        if self.ended.done():
+            raise _gone()
         number = next(self._ids)
         answer = self._answers[number] = self._loop.create_future()
         try:
-            parcels.send(self._control, request | {"id": number}, fds)
+            with _telling_of_the_end():
+                parcels.send(self._control, request | {"id": number}, fds)
             letter, passed = await answer
-        except BrokenPipeError as error:
-            raise _gone() from error
         finally:
             self._answers.pop(number, None)
         if "errno" in letter:
@@ -287,6 +294,14 @@ def _required(fds: Sequence[int]) -> Sequence[int]:
 def _close(fds: Sequence[int]) -> None:
     for fd in fds:
         os.close(fd)
+
+
+@contextlib.contextmanager
+def _telling_of_the_end() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise _gone() from error
 
 
 def _gone() -> OSError:

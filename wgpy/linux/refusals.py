@@ -22,7 +22,7 @@ def why_not(step: str, number: int, reason: str) -> str:
         "identity": _identity,
         "namespaces": _namespaces,
         "TUN": _tun,
-        "names": _names,
+        "files": _files,
     }.get(step)
     return (explain and explain(number)) or f"no private network can be had here: {step}: {reason}"
 
@@ -70,7 +70,7 @@ def _tun(number: int) -> str | None:
     return None
 
 
-def _names(number: int) -> str | None:
+def _files(number: int) -> str | None:
     if number == errno.ENOENT:
         return "there is no /etc/resolv.conf to put the tunnel's in the place of: make an empty one"
     return None
