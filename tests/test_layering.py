@@ -61,6 +61,7 @@ ROOMS: list[dict[str, set[str]]] = [
             "wgpy.wgquick",
         },
         "wgpy.moves": {"wgpy.config", "wgpy.dataplane", "wgpy.ports", "wgpy.units"},
+        "wgpy.process": {"wgpy.linux"},
         "wgpy.settings": {"wgpy.config", "wgpy.errors", "wgpy.wgquick"},
         "wgpy.tallies": {
             "wgpy.addresses",
@@ -140,6 +141,20 @@ ROOMS: list[dict[str, set[str]]] = [
             "wgpy.protocol",
             "wgpy.status",
             "wgpy.uapi",
+        },
+    },
+    {
+        "wgpy.tunnel": {
+            "wgpy.config",
+            "wgpy.dataplane",
+            "wgpy.endpoints",
+            "wgpy.engine",
+            "wgpy.errors",
+            "wgpy.events",
+            "wgpy.linux",
+            "wgpy.process",
+            "wgpy.settings",
+            "wgpy.status",
         },
     },
     {"wgpy.__main__": {"wgpy.daemon"}},

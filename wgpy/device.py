@@ -33,6 +33,7 @@ from wgpy.notes import Notes
 from wgpy.peer import Peer, PeerServices
 from wgpy.ports import Feature, Handle, OpenSockets, Scheduler, Sockets
 from wgpy.protocol.cookie import cookie_key, mac1_key
+from wgpy.protocol.handshake import Handshake
 from wgpy.protocol.messages import MessageType
 from wgpy.protocol.noise import HandshakeSecrets, RemoteStatic, StaticKey, read_initiation_untrusted
 from wgpy.status import DeviceStatus, PeerStatus
@@ -233,6 +234,11 @@ class Device:
             peer.start_anew()
 
     # ---- snapshot ----
+
+    def handshake(self, public_key: bytes) -> Handshake | None:
+        """Tell where the handshake with a peer stands, None if there is no such peer."""
+        peer = self._peers.get(public_key)
+        return None if peer is None else peer.handshake
 
     def snapshot(self) -> DeviceSnapshot:
         """Return the state of the device and of all peers."""

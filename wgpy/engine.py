@@ -10,6 +10,7 @@ import errno
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from wgpy.dataplane.plane import Plane
 from wgpy.device import Device
@@ -44,6 +45,7 @@ class Engine:
         self._link = link
         loop = asyncio.get_running_loop()
         self._end: asyncio.Future[str] = loop.create_future()
+        self._was_up: asyncio.Future[None] = loop.create_future()
         self._mtu: int | None = None  # not known yet
         self._hub = EventHub()
         self._watches: set[asyncio.Task[None]] = set()  # of each stream, until it ends
@@ -59,7 +61,7 @@ class Engine:
             stack.callback(loop.remove_reader, plane.event_fd)
             routes = RouteWatch(self.device, lambda: link.index)
             self.device.on_suspicion = routes.suspect
-            self._start(stack, link.watch(self.device.up, self.device.down, self._set_mtu))
+            self._start(stack, link.watch(self._on_up, self.device.down, self._set_mtu))
             self._start(stack, routes.run())
             self._queue = self._start(stack, link.queue.keep())
             self._stack = stack.pop_all()
@@ -87,6 +89,13 @@ class Engine:
         finally:
             self._link.queue.leave()
             await self._queue
+
+    async def until_up(self) -> None:
+        """Return when the interface has been up.  Raises as until_end if that will not be."""
+        either: set[asyncio.Future[Any]] = {self._was_up, self._end}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not self._was_up.done():
+            await self._end
 
     async def status(self, interface: str) -> DeviceStatus:
         """Return what can be seen of the interface, under this name, and of its peers.
@@ -117,6 +126,11 @@ class Engine:
         self._watches.add(task)
         task.add_done_callback(self._watches.discard)
         return stream
+
+    def _on_up(self) -> None:
+        self.device.up()
+        if not self._was_up.done():
+            self._was_up.set_result(None)
 
     def _set_mtu(self, mtu: int) -> None:
         self._mtu = mtu

@@ -1,0 +1,40 @@
+"""Tunnels of a program without privileges: two in one process, over loopback."""
+
+from rootless.lab import as_nobody, result, scenario
+
+
+def test_two_tunnels_in_one_process_exchange_streams_and_datagrams() -> None:
+    assert result(as_nobody(*scenario("exchange"))) == {
+        "echoed": [True, True, True],
+        "datagram": "datagram",
+        "sender": "10.9.0.2",
+        "sessions": [True],
+        "up": True,
+        "mtu": 1420,
+    }
+
+
+def test_a_command_inside_sees_only_the_tunnel() -> None:
+    told = result(as_nobody(*scenario("inside")))
+    assert told["lines"] == ["typed", "lo", "wg0", "pinged", "nameserver 10.9.0.1", "alone", ""]
+    assert (told["errors"], told["status"]) == (None, 3)
+
+
+def test_a_deleted_interface_ends_tunnel_and_commands() -> None:
+    told = result(as_nobody(*scenario("dying_interface")))
+    assert told == {"status": -9, "socket": "ConnectionResetError"}
+
+
+def test_tunnels_that_come_and_go_leave_nothing() -> None:
+    told = result(as_nobody(*scenario("many", "5")))
+    assert told["after"] == told["before"]
+    assert told["children"] == []
+
+
+def test_a_configuration_that_cannot_be_applied_leaves_nothing() -> None:
+    told = result(as_nobody(*scenario("refused_change")))
+    assert told == {"errno": "EADDRINUSE", "children": []}
+
+
+def test_an_endpoint_that_is_a_name_is_looked_up() -> None:
+    assert result(as_nobody(*scenario("named_endpoint"))) == [True]
