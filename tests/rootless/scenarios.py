@@ -169,6 +169,19 @@ def answer(query: bytes, address: str) -> bytes:
     return header + query[12:end] + record
 
 
+async def many_addresses() -> None:
+    """A name has more addresses than a letter holds, and another is longer than that."""
+    async with private() as network:
+        hints = (socket.AF_INET, socket.SOCK_STREAM, 0, 0)
+        found = await network.getaddrinfo(b"many.example", 443, *hints)
+        try:
+            await network.getaddrinfo(b"x" * 100_000, 443, *hints)
+        except OSError as error:
+            refused = error.errno
+        assert await (await run(network, "true")).status == 0
+        tell({"found": len(found), "refused": errno.errorcode[refused or 0]})
+
+
 async def unknown_name() -> None:
     async with private(NAMESERVER) as network:
         try:

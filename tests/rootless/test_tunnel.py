@@ -1,10 +1,13 @@
 """Tunnels of a program without privileges: two in one process, over loopback."""
 
+import pytest
 from rootless.lab import as_nobody, result, scenario
 
 
-def test_two_tunnels_in_one_process_exchange_streams_and_datagrams() -> None:
-    assert result(as_nobody(*scenario("exchange"))) == {
+@pytest.mark.parametrize("is_root", [False, True])
+def test_two_tunnels_in_one_process_exchange_streams_and_datagrams(is_root: bool) -> None:
+    exchange = scenario("exchange")
+    assert result(exchange if is_root else as_nobody(*exchange)) == {
         "echoed": [True, True, True],
         "datagram": "datagram",
         "sender": "10.9.0.2",

@@ -17,6 +17,7 @@ It is imported by `python -I -S` and little else with it, so that it starts soon
 """
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -42,6 +43,8 @@ OTHERS_SIGNALS: Final = (
 )
 NEVER_HANDLED: Final = (signal.SIGKILL, signal.SIGSTOP)
 ERRNO: Final = struct.Struct("=i")
+ADDRESSES_MAX: Final = 256  # of a name; they have to fit into a letter, and nobody tries more
+STANDARD: Final = 3  # descriptors of a command
 CANNOT_EXEC: Final = 127  # as shells have it
 
 
@@ -215,13 +218,14 @@ class Keeper:
             self._end()
             return
         letter, _ = parcel
-        try:
-            made = socket.socket(letter["family"], letter["type"], letter["protocol"])
-        except OSError as error:
-            parcels.send(self._sockets, {"id": letter["id"], "errno": error.errno})
-            return
-        with made:
-            parcels.send(self._sockets, {"id": letter["id"]}, [made.fileno()])
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # which poll tells
+            try:
+                made = socket.socket(letter["family"], letter["type"], letter["protocol"])
+            except OSError as error:
+                parcels.send(self._sockets, {"id": letter["id"], "errno": error.errno})
+                return
+            with made:
+                parcels.send(self._sockets, {"id": letter["id"]}, [made.fileno()])
 
     def _tell(self, letter: Letter, fds: Sequence[int] = ()) -> None:
         """Send as soon as that is possible; the host may not read for a while."""
@@ -267,6 +271,8 @@ class Keeper:
 
     def _run(self, letter: Letter, fds: list[int]) -> None:
         """Start a command; a failing exec is an OSError."""
+        if len(fds) != 1 + STANDARD:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))  # they did not get through
         what = parcels.from_file(os.dup(fds[0]))
         failed, tell = os.pipe()
         with open(failed, "rb") as failure:
@@ -289,7 +295,12 @@ class Keeper:
 
     def _watch_child(self, pid: int, request: int) -> int:
         """Tell the exit status when there is one: the exit code, or a signal's number negated."""
-        pidfd = os.pidfd_open(pid)
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:  # too many descriptors: it is not to run on without anybody knowing
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise
 
         def on_end() -> None:
             _, status = os.waitpid(pid, 0)
@@ -335,7 +346,7 @@ def _answer(control: socket.socket, letter: Letter) -> NoReturn:
     found: dict[str, Any]
     try:
         try:
-            found = {"found": socket.getaddrinfo(*letter["arguments"])}
+            found = {"found": socket.getaddrinfo(*letter["arguments"])[:ADDRESSES_MAX]}
         except socket.gaierror as error:
             found = {"gaierror": [error.errno, error.strerror]}
         while True:  # blocking or not is one flag for the keeper and us

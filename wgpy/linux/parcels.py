@@ -4,6 +4,7 @@ Both ends are of one user and one program, so what comes is bounded but believed
 """
 
 import array
+import errno
 import json
 import os
 import socket
@@ -17,8 +18,14 @@ Letter = dict[str, Any]
 
 
 def send(channel: socket.socket, letter: Letter, fds: Sequence[int] = ()) -> None:
-    """Send a letter with descriptors, which stay the sender's too.  Raises OSError."""
-    socket.send_fds(channel, [json.dumps(letter).encode()], fds)
+    """Send a letter with descriptors, which stay the sender's too.
+
+    Raises OSError, EMSGSIZE for what the other end would not read to its end.
+    """
+    data = json.dumps(letter).encode()
+    if len(data) > LETTER_MAX:
+        raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
+    socket.send_fds(channel, [data], fds)
 
 
 def receive(channel: socket.socket) -> tuple[Letter, list[int]] | None:
