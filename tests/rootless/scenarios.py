@@ -214,6 +214,19 @@ async def commands() -> None:
         })  # fmt: skip
 
 
+async def cancelled() -> None:
+    """Whoever started a command and was cancelled leaves none."""
+    async with private() as network:
+        starting = asyncio.ensure_future(run(network, "sleep", "1000"))
+        await asyncio.sleep(0)  # it is asked for
+        starting.cancel()
+        await asyncio.wait({starting})
+        listed = ["sleep"]
+        while "sleep" in listed:
+            listed = (await output(network, "ps", "-eo", "comm")).split()
+        tell(listed[-1])
+
+
 async def hidden() -> None:
     """List what services there are to look names up."""
     async with private() as network:
@@ -363,6 +376,32 @@ exit 3
                     "status": process.returncode,
                 }
             )
+
+
+async def names() -> None:
+    """Names are looked up at the server in the tunnel, for the program and for commands."""
+    loop = asyncio.get_running_loop()
+    async with pair(dns=ADDRESSES[0][0]) as (first, second):
+        server = first.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        server.bind((ADDRESSES[0][0], 53))
+        server.setblocking(False)
+        transport, _ = await loop.create_datagram_endpoint(Answering, sock=server)
+        infos = await second.getaddrinfo("db.internal", 5432, family=socket.AF_INET)
+        command = ("getent", "ahostsv4", "db.internal")
+        process = await second.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+        output, _ = await process.communicate()
+        tell({"program": infos[0][-1], "command": (output or b"").split()[0].decode()})
+        transport.close()
+
+
+class Answering(asyncio.DatagramProtocol):
+    """A name server that has one address for every name."""
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def datagram_received(self, data: bytes, address: Any) -> None:
+        self.transport.sendto(answer(data, "10.9.0.7"), address)
 
 
 async def dying_interface() -> None:

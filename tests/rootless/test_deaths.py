@@ -29,8 +29,9 @@ def first_child(pid: int) -> int:
 
 
 @contextmanager
-def family(name: str = "own") -> Iterator[Family]:
-    with running(as_nobody(*scenario(name))) as (owner, told):
+def family(name: str = "own", *, is_root: bool = False) -> Iterator[Family]:
+    command = scenario(name)
+    with running(command if is_root else as_nobody(*command)) as (owner, told):
         network = network_of(told["keeper"])
         eventually(lambda: len(inhabitants(network)) >= 4, "keeper, init and two sleeping commands")
         try:
@@ -40,8 +41,9 @@ def family(name: str = "own") -> Iterator[Family]:
                 os.kill(told["heir"], signal.SIGKILL)
 
 
-def test_all_ends_with_the_owner() -> None:
-    with family() as one:
+@pytest.mark.parametrize("is_root", [False, True])
+def test_all_ends_with_the_owner(is_root: bool) -> None:
+    with family(is_root=is_root) as one:
         one.owner.kill()
         eventually(one.is_gone, "the end of all")
 

@@ -62,6 +62,10 @@ def test_commands_run_inside_as_who_they_are() -> None:
     assert int(told["ignored"].split()[1], 16) & 0x7FFFFFFF == 0, "32 and 33 are libc's"
 
 
+def test_a_command_whose_start_was_cancelled_ends() -> None:
+    assert result(as_nobody(*scenario("cancelled"))) == "ps"
+
+
 def test_a_container_that_hides_parts_of_proc_and_sys_is_no_obstacle() -> None:
     told = result(as_nobody(*scenario("sockets"), setup=MASKED))
     assert told == {"refused": "ECONNREFUSED", "unknown": "EINVAL", "leaked": 0}

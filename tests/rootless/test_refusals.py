@@ -34,8 +34,9 @@ def test_namespaces_that_are_off_are_told_with_both_counts(sysctl: str) -> None:
 
 
 @needs_seccomp
-def test_a_filter_of_system_calls_is_told_with_the_flag_for_containers() -> None:
-    said = result(filtered("unshare=EPERM"))
+@pytest.mark.parametrize("call", ["unshare", "mount"])
+def test_a_filter_of_system_calls_is_told_with_the_flag_for_containers(call: str) -> None:
+    said = result(filtered(f"{call}=EPERM"))
     assert said.startswith("namespaces are forbidden here, as containers' filters")
     assert "--security-opt seccomp=unconfined" in said
 

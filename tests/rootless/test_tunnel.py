@@ -23,6 +23,11 @@ def test_a_command_inside_sees_only_the_tunnel() -> None:
     assert (told["errors"], told["status"]) == (None, 3)
 
 
+def test_names_are_looked_up_at_the_server_in_the_tunnel() -> None:
+    told = result(as_nobody(*scenario("names")))
+    assert told == {"program": ["10.9.0.7", 5432], "command": "10.9.0.7"}
+
+
 def test_a_deleted_interface_ends_tunnel_and_commands() -> None:
     told = result(as_nobody(*scenario("dying_interface")))
     assert told == {"status": -9, "socket": "ConnectionResetError"}

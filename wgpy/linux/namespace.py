@@ -170,9 +170,8 @@ class Namespace:
         finally:
             os.close(file)
         (pidfd,) = _required(fds)
-        status = self._commands[answer["id"]] = self._loop.create_future()
-        status.add_done_callback(lambda _: os.close(pidfd))
-        return Command(answer["pid"], status, pidfd)
+        answer["status"].add_done_callback(lambda _: os.close(pidfd))
+        return Command(answer["pid"], answer["status"], pidfd)
 
     async def _ask(self, request: Letter, fds: Sequence[int] = ()) -> tuple[Letter, list[int]]:
         """Return the answer and what came with it.
@@ -204,14 +203,23 @@ class Namespace:
             self._fail()
             return
         letter, fds = parcel
-        answer = self._answers.pop(letter["id"], None)
-        if answer is not None and not answer.done():
-            answer.set_result((letter, fds))
+        if "status" in letter and letter["id"] in self._commands:
+            self._commands.pop(letter["id"]).set_result(letter["status"])
             return
+        answer = self._answers.pop(letter["id"], None)
+        if answer is None or answer.done():
+            self._decline(letter, fds)
+            return
+        if "pid" in letter:  # its status may come before whoever started it has a turn
+            letter["status"] = self._commands[letter["id"]] = self._loop.create_future()
+        answer.set_result((letter, fds))
+
+    def _decline(self, letter: Letter, fds: Sequence[int]) -> None:
+        """Take what nobody waits for any more."""
+        if "pid" in letter and fds:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(fds[0], signal.SIGKILL)
         _close(fds)
-        command = self._commands.pop(letter["id"], None)
-        if command is not None:
-            command.set_result(letter["status"])
 
     def _fail(self) -> None:
         """Tell everybody who waits: the kernel has ended what ran in there."""

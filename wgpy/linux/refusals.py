@@ -52,7 +52,7 @@ def _namespaces(number: int) -> str | None:
     if number == errno.ENOSPC:
         return _used_up()
     if number in (errno.EPERM, errno.EACCES):
-        return _profile() if _sysctl(APPARMOR_KNOB) == "1" else _filtered()
+        return _forbidden()
     return None
 
 
@@ -71,6 +71,8 @@ def _tun(number: int) -> str | None:
 
 
 def _files(number: int) -> str | None:
+    if number in (errno.EPERM, errno.EACCES):
+        return _forbidden()
     if number == errno.ENOENT:
         return "there is no /etc/resolv.conf to put the tunnel's in the place of: make an empty one"
     return None
@@ -84,6 +86,10 @@ def _used_up() -> str:
         f"namespaces are {state} here (user.max_user_namespaces is {users}, "
         f"user.max_net_namespaces is {networks}): as root give both more by `sysctl -w`, {AS_ROOT}"
     )
+
+
+def _forbidden() -> str:
+    return _profile() if _sysctl(APPARMOR_KNOB) == "1" else _filtered()
 
 
 def _filtered() -> str:
