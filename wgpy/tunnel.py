@@ -92,7 +92,7 @@ class Tunnel:
         """
         return await asyncio.shield(self._life)
 
-    # ---- connections -----------------------------------------------------------------------------
+    # ---- connections ----
 
     def socket(
         self, family: int = socket.AF_INET, type: int = socket.SOCK_STREAM, proto: int = 0
@@ -185,7 +185,7 @@ class Tunnel:
                 return connecting
         raise failure
 
-    # ---- commands --------------------------------------------------------------------------------
+    # ---- commands ----
 
     async def create_subprocess_exec(
         self,
@@ -213,7 +213,7 @@ class Tunnel:
             limit=limit,
         )
 
-    # ---- WireGuard -------------------------------------------------------------------------------
+    # ---- WireGuard ----
 
     async def configure(self, change: DeviceChange) -> None:
         """Apply a change, whole or not at all.  Raises ConfigError.
@@ -236,7 +236,7 @@ class Tunnel:
         """Return a stream of what happens from now on, for its user to close."""
         return self._engine.events(self._name)
 
-    # ---- from birth to death ---------------------------------------------------------------------
+    # ---- from birth to death ----
 
     async def _live(self, ready: "asyncio.Future[None]") -> str:
         """Open all, in the order network, plane, engine; close it in the reverse when it ends."""

@@ -72,7 +72,7 @@ async def output(network: Namespace, *argv: str) -> str:
     return text
 
 
-# ---- deaths --------------------------------------------------------------------------------------
+# ---- deaths ----
 
 
 async def own() -> None:
@@ -101,7 +101,7 @@ async def own_with_a_heir() -> None:
     tell({"status": await command.status})
 
 
-# ---- what is asked of a keeper -------------------------------------------------------------------
+# ---- what is asked of a keeper ----
 
 
 async def sockets() -> None:
@@ -245,7 +245,7 @@ async def refused() -> None:
         await network.close()
 
 
-# ---- tunnels -------------------------------------------------------------------------------------
+# ---- tunnels ----
 
 KEYS = bytes([1]) * 32, bytes([2]) * 32
 PUBLIC_KEYS = tuple(StaticKey(key).public_key for key in KEYS)

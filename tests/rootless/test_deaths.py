@@ -79,6 +79,14 @@ def test_nobody_is_left_once_the_network_is_closed(name: str) -> None:
         assert one.is_gone()
 
 
+def test_a_keeper_that_somebody_stopped_is_killed_in_the_end() -> None:
+    with family() as one:
+        os.kill(one.keeper, signal.SIGSTOP)
+        one.owner.communicate("close\n", timeout=30)
+        assert one.owner.returncode == 0
+        eventually(one.is_gone, "the end of all")
+
+
 def test_the_keeper_outlives_signals_that_are_for_the_program() -> None:
     with family() as one:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):

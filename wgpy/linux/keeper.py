@@ -65,7 +65,7 @@ def _step(name: str) -> Iterator[None]:
         raise Refused(name, error) from error
 
 
-# ---- making the namespaces -----------------------------------------------------------------------
+# ---- making the namespaces ----
 
 SPACES: Final = libc.CLONE_NEWNET | libc.CLONE_NEWNS | libc.CLONE_NEWPID
 
@@ -150,7 +150,7 @@ def _be_init(tell: int) -> NoReturn:
         signal.sigwait({signal.SIGCHLD})
 
 
-# ---- serving the host ----------------------------------------------------------------------------
+# ---- serving the host ----
 
 
 class Keeper:

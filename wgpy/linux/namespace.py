@@ -32,6 +32,7 @@ PROGRAM: Final = (
     "import sys; sys.path.append(sys.argv.pop(1)); from wgpy.linux.keeper import main; main()"
 )
 SOCKET_PATIENCE_S: Final = 10.0  # 30 us are usual; a stopped keeper is not to stop its host
+END_PATIENCE_S: Final = 5.0  # 40 ms are usual
 LOOK_UPS_MAX: Final = 32  # at a time; each is a process
 
 Found = Sequence[tuple[int, int, int, str, tuple[Any, ...]]]  # what socket.getaddrinfo returns
@@ -75,6 +76,7 @@ class Namespace:
         self._ids = itertools.count()
         self._answers: dict[int, asyncio.Future[tuple[Letter, list[int]]]] = {}
         self._commands: dict[int, asyncio.Future[int]] = {}
+        self._kill: asyncio.TimerHandle | None = None  # while it is waited for
         self._lock = threading.Lock()
         self._look_ups = asyncio.Semaphore(LOOK_UPS_MAX)
         self._owned = contextlib.ExitStack()
@@ -118,6 +120,9 @@ class Namespace:
         with self._lock:
             self._sockets.close()
         self._fail()
+        if not self._reaped.done():  # one that somebody stopped hears nothing
+            kill = (self._pidfd, signal.SIGKILL)
+            self._kill = self._loop.call_later(END_PATIENCE_S, signal.pidfd_send_signal, *kill)
         await asyncio.shield(self._reaped)
 
     def socket(self, family: int, kind: int, protocol: int) -> socket.socket:
@@ -234,13 +239,15 @@ class Namespace:
 
     def _reap(self) -> None:
         self._loop.remove_reader(self._pidfd)
+        if self._kill is not None:
+            self._kill.cancel()
         os.close(self._pidfd)
         with contextlib.suppress(ChildProcessError):  # the program waits for any child
             os.waitpid(self._pid, 0)
         self._reaped.set_result(None)
 
 
-# ---- starting the keeper -------------------------------------------------------------------------
+# ---- starting the keeper ----
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,7 +296,7 @@ def _beyond_standard(stack: contextlib.ExitStack, fd: int) -> int:
     return copy
 
 
-# ---- descriptors ---------------------------------------------------------------------------------
+# ---- descriptors ----
 
 
 def _required(fds: Sequence[int]) -> Sequence[int]:
