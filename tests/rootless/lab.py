@@ -22,13 +22,18 @@ def as_nobody(*command: str, setup: str = "", tun_mode: str = "666") -> list[str
     return [*prepared, *launcher, "--", *command]
 
 
-def scenario(name: str, *arguments: str) -> list[str]:
-    """A function of scenarios.py."""
-    return [sys.executable, str(HERE / "scenarios.py"), name, *arguments]
+def scenario(name: str, *arguments: str, file: str = "scenarios.py") -> list[str]:
+    """A function of that file."""
+    return [sys.executable, str(HERE / file), name, *arguments]
+
+
+def tunnel_scenario(name: str, *arguments: str) -> list[str]:
+    """A function of tunnel_scenarios.py."""
+    return scenario(name, *arguments, file="tunnel_scenarios.py")
 
 
 def environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return os.environ | {"PYTHONPATH": str(HERE.parent)}
 
 
 def result(command: Sequence[str], timeout_s: float = 60) -> Any:

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from base64 import b64encode
 
-from rootless.lab import ROOT, as_nobody, environment, running, scenario
+from rootless.lab import ROOT, as_nobody, environment, running, tunnel_scenario
 
 from wgpy.protocol.noise import StaticKey
 
@@ -25,7 +25,7 @@ def keys(number: int) -> tuple[str, str]:
 
 def test_the_example_runs_as_it_is_written() -> None:
     server, client = keys(1), keys(2)
-    with running(as_nobody(*scenario("serve_example", server[0], client[1]))) as (_, port):
+    with running(as_nobody(*tunnel_scenario("serve_example", server[0], client[1]))) as (_, port):
         arguments = (client[0], server[1], "127.0.0.1", str(port))
         done = subprocess.run(
             as_nobody(sys.executable, "-c", example(), *arguments),

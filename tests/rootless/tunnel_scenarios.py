@@ -1,0 +1,330 @@
+"""Programs with tunnels, which tests run as nobody; as in scenarios.py."""
+
+import asyncio
+import errno
+import os
+import socket
+import ssl
+import sys
+import tempfile
+from base64 import b64decode
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta, timezone
+from ipaddress import IPv4Address, IPv4Interface, IPv6Interface, ip_network
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from rootless.scenarios import NAME, answer, run_named, tell, told
+
+from wgpy import (
+    Config,
+    ConfigError,
+    DeviceChange,
+    Host,
+    LinkDeletedError,
+    PeerChange,
+    PeerConfig,
+    Tunnel,
+)
+from wgpy.linux.netlink import hold_netlink, open_netlink
+from wgpy.protocol.noise import StaticKey
+
+KEYS = bytes([1]) * 32, bytes([2]) * 32
+PUBLIC_KEYS = tuple(StaticKey(key).public_key for key in KEYS)
+ADDRESSES = ("10.9.0.1", "fd09::1"), ("10.9.0.2", "fd09::2")
+
+
+def config(number: int, *peers: PeerConfig, dns: str = "") -> Config:
+    """A tunnel that is the first or the second of two."""
+    v4, v6 = ADDRESSES[number]
+    return Config(
+        KEYS[number],
+        addresses=(IPv4Interface(f"{v4}/24"), IPv6Interface(f"{v6}/64")),
+        peers=peers,
+        dns=(IPv4Address(dns),) if dns else (),
+    )
+
+
+def peer(number: int, port: int | None = None, host: str = "127.0.0.1") -> PeerConfig:
+    """The first or the second of two, at a port of this host."""
+    return PeerConfig(
+        PUBLIC_KEYS[number],
+        endpoint=None if port is None else Host(host, port),
+        allowed_ips=tuple(map(ip_network, ADDRESSES[number])),
+    )
+
+
+@asynccontextmanager
+async def pair(dns: str = "", host: str = "127.0.0.1") -> AsyncIterator[tuple[Tunnel, Tunnel]]:
+    """Two tunnels; the second knows where the first is."""
+    async with Tunnel(config(0, peer(1))) as first:
+        port = (await first.status()).listen_port
+        async with Tunnel(config(1, peer(0, port, host), dns=dns)) as second:
+            yield first, second
+
+
+async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(await reader.read())
+    writer.close()
+
+
+async def exchange() -> None:
+    """TCP over both families, UDP, and a port that only root may take elsewhere."""
+    loop = asyncio.get_running_loop()
+    data = os.urandom(1 << 20)
+    async with pair() as (first, second):
+        echoed = []
+        for address in ADDRESSES[0]:
+            async with await first.start_server(echo, address, 80):
+                reader, writer = await second.open_connection(address, 80)
+                writer.write(data)
+                writer.write_eof()
+                echoed.append(await reader.read() == data)
+                writer.close()
+        there = first.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        here = second.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with there, here:
+            there.bind((ADDRESSES[0][0], 7))
+            for udp in (there, here):
+                udp.setblocking(False)
+            await loop.run_in_executor(None, here.sendto, b"datagram", there.getsockname())
+            readable = loop.create_future()
+            loop.add_reader(there, readable.set_result, None)
+            await readable
+            loop.remove_reader(there)
+            received, sender = there.recvfrom(100)
+        with second.socket() as refusing:
+            refusing.setblocking(False)
+            try:
+                await loop.sock_connect(refusing, (ADDRESSES[0][0], 81))
+            except ConnectionRefusedError:
+                echoed.append(True)
+        status = await second.status()
+        tell({
+            "echoed": echoed,
+            "datagram": received.decode(),
+            "sender": sender[0],
+            "sessions": [one.last_handshake_age_s is not None for one in status.peers],
+            "up": status.up,
+            "mtu": status.mtu,
+        })  # fmt: skip
+
+
+def certificate(directory: Path) -> tuple[Path, Path]:
+    """Files of a key and a certificate for the first of two tunnels, by its address."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "first")])
+    now = datetime.now(timezone.utc)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(IPv4Address(ADDRESSES[0][0]))]), False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    no_password = serialization.NoEncryption()
+    pem, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    (directory / "key").write_bytes(key.private_bytes(pem, form, no_password))
+    (directory / "cert").write_bytes(made.public_bytes(pem))
+    return directory / "key", directory / "cert"
+
+
+async def tls() -> None:
+    """Names in certificates are those of who is asked for, as asyncio has it."""
+    with tempfile.TemporaryDirectory() as directory:
+        key, cert = certificate(Path(directory))
+        serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        serving.load_cert_chain(cert, key)
+        asking = ssl.create_default_context(cafile=str(cert))
+    address = ADDRESSES[0][0]
+    async with pair() as (first, second):
+        server = await first.start_server(say_hello, address, 443, ssl=serving)
+        reader, writer = await second.open_connection(address, 443, ssl=asking)
+        tell((await reader.read()).decode())
+        writer.close()
+        server.close()
+
+
+async def say_hello(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"hello")
+    writer.close()
+
+
+async def changes() -> None:
+    """Peers come and go in a tunnel that is there; what happens is told."""
+    async with pair() as (first, second):
+        events = second.events()
+        async with await first.start_server(say_hello, ADDRESSES[0][0], 80):
+            reader, writer = await second.open_connection(ADDRESSES[0][0], 80)
+            await reader.read()
+            writer.close()
+        await second.configure(DeviceChange(peers=(PeerChange(PUBLIC_KEYS[0], remove=True),)))
+        told = []
+        async for event in events:
+            told.append(type(event).__name__)
+            if told[-1] == "PeerRemoved":
+                break
+        events.close()
+        try:
+            await second.open_connection(ADDRESSES[0][0], 80)
+        except OSError as error:
+            tell({"told": told, "then": errno.errorcode[error.errno or 0]})
+
+
+async def serve_example(private_key: str, client: str) -> None:
+    """Be the peer of the example in the documents, which is nobody's before it comes."""
+    config = Config(
+        b64decode(private_key),
+        addresses=(IPv4Interface("10.0.0.1/24"),),
+        peers=(PeerConfig(b64decode(client), allowed_ips=(ip_network("10.0.0.2"),)),),
+    )
+    async with Tunnel(config) as tunnel, await tunnel.start_server(greet, "10.0.0.1", 80):
+        tell((await tunnel.status()).listen_port)
+        await told("close")
+
+
+async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"HTTP/1.0 200 OK\r\n\r\nhello")
+    writer.close()
+
+
+async def inside() -> None:
+    """A command sees the tunnel and nothing else, and what is typed and said passes."""
+    async with pair(dns="10.9.0.1") as (_, second):
+        with socket.create_server(("127.0.0.1", 0)) as outside:
+            port = str(outside.getsockname()[1])
+            script = """
+cat
+ls /sys/class/net
+ping -c 1 -W 10 -q 10.9.0.1 >/dev/null && echo pinged
+cat /etc/resolv.conf
+"$0" -c 'import socket, sys; socket.create_connection(("127.0.0.1", int(sys.argv[1])))' "$1" ||
+    echo alone
+exit 3
+"""
+            process = await second.create_subprocess_exec(
+                *("sh", "-c", script, sys.executable, port),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.DEVNULL,
+                cwd="/",
+            )
+            output, errors = await process.communicate(b"typed\n")
+            assert output is not None
+            tell(
+                {
+                    "lines": output.decode().split("\n"),
+                    "errors": errors,
+                    "status": process.returncode,
+                }
+            )
+
+
+async def names() -> None:
+    """Names are looked up at the server in the tunnel, for the program and for commands."""
+    loop = asyncio.get_running_loop()
+    async with pair(dns=ADDRESSES[0][0]) as (first, second):
+        server = first.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        server.bind((ADDRESSES[0][0], 53))
+        server.setblocking(False)
+        transport, _ = await loop.create_datagram_endpoint(Answering, sock=server)
+        infos = await second.getaddrinfo("db.internal", 5432, family=socket.AF_INET)
+        command = ("getent", "ahostsv4", "db.internal")
+        process = await second.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+        output, _ = await process.communicate()
+        tell({"program": infos[0][-1], "command": (output or b"").split()[0].decode()})
+        transport.close()
+
+
+class Answering(asyncio.DatagramProtocol):
+    """A name server that has one address for every name."""
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def datagram_received(self, data: bytes, address: Any) -> None:
+        self.transport.sendto(answer(data, "10.9.0.7"), address)
+
+
+async def dying_interface() -> None:
+    """The interface is deleted: everything ends, and says so."""
+    async with Tunnel(config(0)) as tunnel:
+        process = await tunnel.create_subprocess_exec("sleep", "1000")
+        network = tunnel._network
+        held = hold_netlink(network.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, 0))
+        async with open_netlink(held) as netlink:
+            await netlink.link("del", ifname=NAME)
+        held.close()
+        try:
+            await tunnel.until_end()
+        except LinkDeletedError:
+            status = await process.wait()
+        try:
+            tunnel.socket()
+        except OSError as error:
+            tell({"status": status, "socket": type(error).__name__})
+
+
+def children() -> list[str]:
+    return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+
+
+async def many(count: str) -> None:
+    """Tunnels come and go and leave no descriptor, thread or process."""
+
+    async def once() -> None:
+        async with pair() as (first, second), await first.start_server(echo, "10.9.0.1", 80):
+            reader, writer = await second.open_connection("10.9.0.1", 80)
+            writer.write_eof()
+            await reader.read()
+            writer.close()
+            await writer.wait_closed()
+
+    await once()
+    before = len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
+    for _ in range(int(count)):
+        await once()
+    await asyncio.sleep(0)
+    after = len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
+    tell({"before": before, "after": after, "children": children()})
+
+
+async def named_endpoint() -> None:
+    """A peer has a name, which is looked up outside; a change of its endpoint counts from then."""
+    async with pair(host="localhost") as (first, second):
+        async with await first.start_server(echo, "10.9.0.1", 80):
+            reader, writer = await second.open_connection("10.9.0.1", 80)
+            writer.write_eof()
+            await reader.read()
+            writer.close()
+        tell(
+            [
+                one.endpoint.port == (await first.status()).listen_port
+                for one in (await second.status()).peers
+                if one.endpoint
+            ]
+        )
+
+
+async def refused_change() -> None:
+    """What cannot be applied is told on entering, and nothing stays."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("", 0))
+        port = taken.getsockname()[1]
+        try:
+            async with Tunnel(Config(KEYS[0], listen_port=port)):
+                pass
+        except ConfigError as error:
+            tell({"errno": errno.errorcode[error.errno], "children": children()})
+
+
+if __name__ == "__main__":
+    run_named(globals())
