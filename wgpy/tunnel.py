@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 from wgpy.config import DeviceChange
-from wgpy.errors import WgpyError
+from wgpy.errors import LinkDeletedError, WgpyError
 from wgpy.linux.namespace import Found, Namespace
 from wgpy.process import Process, Stream, start
 from wgpy.settings import Config
@@ -250,7 +250,8 @@ class Tunnel:
             try:
                 return await self._engine.until_end()
             except (WgpyError, OSError) as error:
-                _log.error("the tunnel ends: %s", error or type(error).__name__)
+                deleted = isinstance(error, LinkDeletedError)
+                _log.error("the tunnel ends: %s", "interface deleted" if deleted else error)
                 raise
 
     async def _assemble(

@@ -24,7 +24,7 @@ def as_nobody(*command: str, setup: str = "", tun_mode: str = "666") -> list[str
 
 def scenario(name: str, *arguments: str, file: str = "scenarios.py") -> list[str]:
     """A function of that file."""
-    return [sys.executable, str(HERE / file), name, *arguments]
+    return [sys.executable, "-W", "error", str(HERE / file), name, *arguments]
 
 
 def tunnel_scenario(name: str, *arguments: str) -> list[str]:
@@ -37,11 +37,11 @@ def environment() -> dict[str, str]:
 
 
 def result(command: Sequence[str], timeout_s: float = 60) -> Any:
-    """What a scenario prints, which has to succeed."""
+    """What a scenario prints, which has to succeed, without a warning."""
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=timeout_s, env=environment(), check=False
     )
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
     return json.loads(done.stdout)
 
 

@@ -17,7 +17,7 @@ from wgpy import (
 )
 from wgpy.linux.addressing import equip
 from wgpy.linux.namespace import Command, Namespace
-from wgpy.linux.netlink import hold_netlink, open_netlink
+from wgpy.linux.netlink import HeldNetlink
 
 NAME = "wg0"
 NAMESERVER = "nameserver 127.0.0.1\noptions timeout:30 attempts:1\n"
@@ -39,8 +39,8 @@ async def private(resolv_conf: str | None = None) -> AsyncIterator[Namespace]:
     network = Namespace()
     try:
         await network.start(NAME, resolv_conf)
-        held = hold_netlink(network.requests)
-        async with open_netlink(held) as netlink:
+        held = HeldNetlink(network.requests)
+        async with held.open() as netlink:
             await equip(netlink, NAME, [ip_interface("10.9.0.1/24")], 1420)
         held.close()
         yield network

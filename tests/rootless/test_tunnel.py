@@ -39,7 +39,11 @@ def test_names_are_looked_up_at_the_server_in_the_tunnel() -> None:
 
 def test_a_deleted_interface_ends_tunnel_and_commands() -> None:
     told = result(as_nobody(*tunnel_scenario("dying_interface")))
-    assert told == {"status": -9, "socket": "ConnectionResetError"}
+    assert told == {
+        "status": -9,
+        "socket": "ConnectionResetError",
+        "said": "the tunnel ends: interface deleted\n",
+    }
 
 
 def test_tunnels_that_come_and_go_leave_nothing() -> None:

@@ -2,6 +2,8 @@
 
 import asyncio
 import errno
+import io
+import logging
 import os
 import socket
 import ssl
@@ -31,7 +33,7 @@ from wgpy import (
     PeerConfig,
     Tunnel,
 )
-from wgpy.linux.netlink import hold_netlink, open_netlink
+from wgpy.linux.netlink import HeldNetlink
 from wgpy.protocol.noise import StaticKey
 
 KEYS = bytes([1]) * 32, bytes([2]) * 32
@@ -256,11 +258,13 @@ class Answering(asyncio.DatagramProtocol):
 
 async def dying_interface() -> None:
     """The interface is deleted: everything ends, and says so."""
+    said = io.StringIO()
+    logging.basicConfig(stream=said, format="%(message)s")
     async with Tunnel(config(0)) as tunnel:
         process = await tunnel.create_subprocess_exec("sleep", "1000")
         network = tunnel._network
-        held = hold_netlink(network.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, 0))
-        async with open_netlink(held) as netlink:
+        held = HeldNetlink(network.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, 0))
+        async with held.open() as netlink:
             await netlink.link("del", ifname=NAME)
         held.close()
         try:
@@ -270,7 +274,8 @@ async def dying_interface() -> None:
         try:
             tunnel.socket()
         except OSError as error:
-            tell({"status": status, "socket": type(error).__name__})
+            failure = type(error).__name__
+    tell({"status": status, "socket": failure, "said": said.getvalue()})
 
 
 def children() -> list[str]:

@@ -32,7 +32,7 @@ from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP
 
 from wgpy.errors import LinkDeletedError
 from wgpy.linux.hints import Hints, readable
-from wgpy.linux.netlink import hold_netlink, open_netlink
+from wgpy.linux.netlink import HeldNetlink, open_netlink
 from wgpy.linux.tun import interface_name
 from wgpy.linux.txqueue import TxQueue
 
@@ -66,7 +66,7 @@ class Link:
         self._tun_fd = tun_fd
         listening, requests = netlinks or (None, None)
         with contextlib.ExitStack() as stack:
-            self._held = None if requests is None else hold_netlink(requests)
+            self._held = None if requests is None else HeldNetlink(requests)
             if self._held is not None:
                 stack.callback(self._held.close)
             hints = Hints(RTNLGRP_LINK, all_namespaces=True, netlink=listening)
@@ -107,7 +107,7 @@ class Link:
 
     def netlink(self) -> Any:
         """Return a context manager for a netlink socket of the interface's home."""
-        return open_netlink(self._held)
+        return open_netlink() if self._held is None else self._held.open()
 
     async def has_packet_information(self) -> bool:
         """Tell whether each frame of the TUN has a header before it (tun_pi of if_tun.h).

@@ -6,26 +6,41 @@ They are young when they are done with, and to look through the young alone take
 millisecond.
 """
 
+import asyncio
 import contextlib
 import gc
 import socket
+from collections.abc import AsyncIterator
 from typing import Any
 
 from pyroute2 import AsyncIPRoute
 
 
-def open_netlink(held: AsyncIPRoute | None = None) -> Any:
-    """Return a context manager for a socket that hears no notifications; forget old messages.
-
-    One that is held stays open; several may request over it at a time.
-    """
+def open_netlink() -> AsyncIPRoute:
+    """Return a context manager for a socket that hears no notifications; forget old messages."""
     forget_messages()
-    return AsyncIPRoute(groups=0) if held is None else contextlib.nullcontext(held)
+    return AsyncIPRoute(groups=0)
 
 
-def hold_netlink(netlink: socket.socket) -> AsyncIPRoute:
-    """Take over a socket that was opened in another namespace, for open_netlink."""
-    return AsyncIPRoute(groups=0, fileno=netlink.detach())
+class HeldNetlink:
+    """A socket that was opened in another namespace, for many requests."""
+
+    def __init__(self, netlink: socket.socket) -> None:
+        """Take the socket over."""
+        self._netlink = AsyncIPRoute(groups=0, fileno=netlink.detach())
+        self._lock = asyncio.Lock()
+
+    def close(self) -> None:
+        """Close it."""
+        self._netlink.close()
+
+    @contextlib.asynccontextmanager
+    async def open(self) -> AsyncIterator[Any]:
+        """Lend it; several may request over it at a time.  Forget old messages."""
+        forget_messages()
+        async with self._lock:  # two who are the first would give it two transports
+            await self._netlink.setup_endpoint()
+        yield self._netlink
 
 
 def forget_messages() -> None:
