@@ -33,6 +33,7 @@ from wgpy import (
     PeerConfig,
     Tunnel,
 )
+from wgpy.events import DiagnosisChanged, PeerRemoved
 from wgpy.linux.netlink import HeldNetlink
 from wgpy.protocol.noise import StaticKey
 
@@ -170,8 +171,10 @@ async def changes() -> None:
         await second.configure(DeviceChange(peers=(PeerChange(PUBLIC_KEYS[0], remove=True),)))
         told = []
         async for event in events:
+            if isinstance(event, DiagnosisChanged):  # of the machine: it has small buffers
+                continue
             told.append(type(event).__name__)
-            if told[-1] == "PeerRemoved":
+            if isinstance(event, PeerRemoved):
                 break
         events.close()
         try:
