@@ -3,16 +3,16 @@
 import asyncio
 import contextlib
 import errno
-import gc
 import json
 import logging
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from garbage import without_garbage_collector
 
 from wgpy.daemon import status_socket as status_module
 from wgpy.daemon.status_socket import CLIENTS_MAX, StatusServer
@@ -396,15 +396,6 @@ async def leaves_within_a_line(client: Client) -> None:
 async def talks_and_leaves(client: Client) -> None:
     with contextlib.suppress(OSError):
         client.socket.send(b"set=1\n" * 1000)
-
-
-@contextlib.contextmanager
-def without_garbage_collector() -> Iterator[None]:
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 import logging
 import select
 import socket
@@ -11,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
+from garbage import without_garbage_collector
 from serving import GET, KEY_HEX, FakeDevice
 
 from wgpy.config import DeviceSnapshot
@@ -160,15 +160,6 @@ ENDS: dict[Callable[[socket.socket], Awaitable[None]], tuple[object, str, object
     finds_a_fault: (FakeDevice, "snapshot", no_snapshot),
     finds_a_fault_within_a_reply: (server_module, "format_get", broken_reply),
 }
-
-
-@contextlib.contextmanager
-def without_garbage_collector() -> Iterator[None]:
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 @contextlib.contextmanager
