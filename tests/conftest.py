@@ -13,9 +13,11 @@ sys.meta_path.insert(0, core.CoreFinder())
 
 LOG = Path("/var/run/wireguard/wgpy.log")  # of daemons in the background, without a syslog
 
-# Under nohup(1) daemons would not end by SIGHUP.  What is handled here they have anew, not ignored.
-if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
-    signal.signal(signal.SIGHUP, lambda *_: None)
+# Under nohup(1) daemons would not end by SIGHUP, nor anything by SIGINT that a script started with
+# an ampersand.  What is handled here they have anew, not ignored.
+for number in (signal.SIGHUP, signal.SIGINT):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, lambda *_: None)
 
 # No deadline per example: a busy machine or a sanitizer must not fail a test.
 settings.register_profile("wgpy", deadline=None)
