@@ -13,11 +13,12 @@ PLANE = "wgpy.dataplane.plane"
 
 # The rooms from the bottom up, each with all that it imports.
 ROOMS: list[dict[str, set[str]]] = [
-    {"wgpy.units": set(), "wgpy.errors": set(), "wgpy.log": set()},
+    {"wgpy.units": set(), "wgpy.text": set(), "wgpy.log": set()},
+    {"wgpy.errors": {"wgpy.text"}},
     {"wgpy.config": {"wgpy.errors"}},
     {
         "wgpy.addresses": {"wgpy.config"},
-        "wgpy.text": {"wgpy.config"},
+        "wgpy.keys": {"wgpy.config"},
         "wgpy.events": {"wgpy.config"},
         "wgpy.ports": {"wgpy.config"},
         "wgpy.protocol": {"wgpy.errors", "wgpy.units"},
@@ -38,18 +39,19 @@ ROOMS: list[dict[str, set[str]]] = [
             "wgpy.addresses",
             "wgpy.config",
             "wgpy.errors",
+            "wgpy.keys",
             "wgpy.protocol",
             "wgpy.text",
         },
-        "wgpy.wgquick": {"wgpy.addresses", "wgpy.config", "wgpy.errors", "wgpy.text"},
+        "wgpy.wgquick": {"wgpy.addresses", "wgpy.config", "wgpy.errors", "wgpy.keys"},
     },
     {
         "wgpy.diagnosis": {
             "wgpy.addresses",
+            "wgpy.keys",
             "wgpy.ports",
             "wgpy.protocol",
             "wgpy.status",
-            "wgpy.text",
         },
         "wgpy.diagnosis_changes": {"wgpy.events", "wgpy.status"},
         "wgpy.endpoints": {
@@ -80,12 +82,12 @@ ROOMS: list[dict[str, set[str]]] = [
             "wgpy.errors",
             "wgpy.events",
             "wgpy.exchange",
+            "wgpy.keys",
             "wgpy.log",
             "wgpy.notes",
             "wgpy.ports",
             "wgpy.protocol",
             "wgpy.tallies",
-            "wgpy.text",
             "wgpy.units",
         },
     },
@@ -127,6 +129,7 @@ ROOMS: list[dict[str, set[str]]] = [
             "wgpy.config",
             "wgpy.diagnosis",
             "wgpy.errors",
+            "wgpy.keys",
             "wgpy.protocol",
             "wgpy.status",
             "wgpy.text",

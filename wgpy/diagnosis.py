@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 from wgpy.addresses import format_endpoint, parse_endpoint
+from wgpy.keys import format_key
 from wgpy.ports import BUFFER_LEN, Feature
 from wgpy.protocol.constants import REJECT_AFTER_TIME_S, REKEY_TIMEOUT_S
 from wgpy.protocol.handshake import Handshake
 from wgpy.protocol.messages import INITIATION_LEN
 from wgpy.status import DeviceStatus, Diagnosis, PeerStatus, Severity, Tally
-from wgpy.text import format_key
 
 # Implementation constants.
 RECENT_S: Final = REJECT_AFTER_TIME_S  # so long a session outlives its cause (6.1)

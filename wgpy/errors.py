@@ -3,6 +3,8 @@
 import enum
 from errno import EINVAL
 
+from wgpy.text import printable
+
 
 class WgpyError(Exception):
     """What all errors of wgpy are."""
@@ -62,9 +64,8 @@ class ConfigFileError(ConfigError):
 
     def __str__(self) -> str:
         """Return one line for the user; what is unprintable in the path is spelt out."""
-        path = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in self.path)
-        place = f"{path}, line {self.line_number}" if self.line_number else path
-        return f"{place}: {self.reason}"
+        place = f"{self.path}, line {self.line_number}" if self.line_number else self.path
+        return f"{printable(place)}: {self.reason}"
 
 
 class StatusError(WgpyError):

@@ -21,6 +21,7 @@ from wgpy.dataplane.types import Session
 from wgpy.errors import BadMessage
 from wgpy.events import Event, HandshakeDone
 from wgpy.exchange import INITIATION_INTERVAL_NS, KeyExchange
+from wgpy.keys import format_key
 from wgpy.log import NOTICE
 from wgpy.notes import Notes
 from wgpy.ports import Handle, Scheduler
@@ -35,7 +36,6 @@ from wgpy.protocol.noise import (
 )
 from wgpy.protocol.timers import REKEY_TIMEOUT_NS, Action, Timers
 from wgpy.tallies import Refusals
-from wgpy.text import format_key
 from wgpy.units import NS_PER_S
 
 # Implementation constants, as the Linux kernel has them.

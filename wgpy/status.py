@@ -16,8 +16,9 @@ from typing import Any, Final, TypeVar
 from wgpy.addresses import format_endpoint, format_prefix, parse_endpoint, parse_prefix
 from wgpy.config import AllowedIP, Endpoint
 from wgpy.errors import StatusError
+from wgpy.keys import format_key, parse_key
 from wgpy.protocol.handshake import Handshake
-from wgpy.text import format_key, parse_key, printable
+from wgpy.text import printable
 
 VERSION: Final = 1  # of the JSON: another when something is gone or means something else
 DIRECTORY: Final = Path("/run/wgpy")  # of the sockets that give it, a line of JSON each time

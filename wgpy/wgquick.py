@@ -23,7 +23,7 @@ from typing import Final
 from wgpy.addresses import parse_decimal, parse_prefix
 from wgpy.config import AllowedIP
 from wgpy.errors import ConfigError
-from wgpy.text import parse_key
+from wgpy.keys import parse_key
 
 FILE_MAX: Final = 8 << 20  # bytes; 10,000 peers with 131,000 allowed IPs take about 4 MiB
 LINE_MAX: Final = 1 << 20  # bytes; 50,000 allowed IPs

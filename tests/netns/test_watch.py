@@ -5,7 +5,7 @@ from netns.lab import ENVIRONMENT, Side, ping
 from terminal import on_terminal
 
 from wgpy.ctl.printing import shorten_key
-from wgpy.text import parse_key
+from wgpy.keys import parse_key
 
 
 @pytest.mark.parametrize("size", [(80, 24), (200, 50)])

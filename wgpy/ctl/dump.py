@@ -9,8 +9,8 @@ from typing import Final
 from wgpy.addresses import parse_endpoint, parse_prefix
 from wgpy.config import Endpoint
 from wgpy.errors import StatusError
+from wgpy.keys import parse_key
 from wgpy.status import DeviceStatus, PeerStatus
-from wgpy.text import parse_key
 
 _NONE: Final = "(none)"
 _OFF: Final = "off"

@@ -21,8 +21,9 @@ from wgpy.addresses import format_prefix, parse_decimal
 from wgpy.ctl.interfaces import ALL, Interfaces, NoInterfaceError
 from wgpy.ctl.outcome import EXIT_HEALTHY, CallError
 from wgpy.errors import StatusError
+from wgpy.keys import format_key
 from wgpy.status import DeviceStatus, PeerStatus, Tally
-from wgpy.text import format_key, printable
+from wgpy.text import printable
 
 LOOPBACK: Final = "127.0.0.1"
 CLIENTS_MAX: Final = 8  # that are served at a time

@@ -3,7 +3,7 @@
 import os
 from typing import Final
 
-from wgpy.text import format_key
+from wgpy.keys import format_key
 
 _SHORT_KEY: Final = 8  # characters; 48 bits tell the peers of an interface apart
 
