@@ -52,6 +52,7 @@ ROOMS: list[dict[str, set[str]]] = [
             "wgpy.ports",
             "wgpy.protocol",
             "wgpy.status",
+            "wgpy.text",
         },
         "wgpy.diagnosis_changes": {"wgpy.events", "wgpy.status"},
         "wgpy.endpoints": {
@@ -139,6 +140,7 @@ ROOMS: list[dict[str, set[str]]] = [
             "wgpy.dataplane",
             "wgpy.engine",
             "wgpy.errors",
+            "wgpy.keys",
             "wgpy.linux",
             "wgpy.log",
             "wgpy.protocol",

@@ -59,8 +59,8 @@ class PeerChange:
         _require_key(self.public_key)
         _require_key(self.preshared_key)
         _require_bits(self.persistent_keepalive_s, 16, "a keepalive interval is 0 to 65535")
-        _require(self.endpoint is None or _is_endpoint(self.endpoint), "no endpoint")
-        _require(_are_prefixes(self.allowed_ips), "no IP prefix")
+        require(self.endpoint is None or _is_endpoint(self.endpoint), "no endpoint")
+        require(_are_prefixes(self.allowed_ips), "no IP prefix")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,17 +104,18 @@ class DeviceSnapshot:
     peers: tuple[PeerSnapshot, ...]
 
 
-def _require(condition: bool, reason: str) -> None:
+def require(condition: bool, reason: str) -> None:
+    """Raise ConfigError for what cannot be."""
     if not condition:
         raise ConfigError(errno.EINVAL, reason)
 
 
 def _require_key(key: bytes | None) -> None:
-    _require(key is None or len(key) == KEY_LEN, "a key is 32 bytes")
+    require(key is None or len(key) == KEY_LEN, "a key is 32 bytes")
 
 
 def _require_bits(value: int | None, bits: int, reason: str) -> None:
-    _require(value is None or 0 <= value < 1 << bits, reason)
+    require(value is None or 0 <= value < 1 << bits, reason)
 
 
 def _is_endpoint(endpoint: Endpoint) -> bool:

@@ -6,8 +6,6 @@ a fact is of now while it is RECENT_S old at most and nothing has happened since
 """
 
 import enum
-import errno
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
@@ -15,16 +13,16 @@ from wgpy.addresses import format_endpoint, parse_endpoint
 from wgpy.keys import format_key
 from wgpy.ports import BUFFER_LEN, Feature
 from wgpy.protocol.constants import REJECT_AFTER_TIME_S, REKEY_TIMEOUT_S
-from wgpy.protocol.handshake import Handshake
+from wgpy.protocol.handshake import UNANSWERED, Handshake
 from wgpy.protocol.messages import INITIATION_LEN
 from wgpy.status import DeviceStatus, Diagnosis, PeerStatus, Severity, Tally
+from wgpy.text import format_errno
 
 # Implementation constants.
 RECENT_S: Final = REJECT_AFTER_TIME_S  # so long a session outlives its cause (6.1)
 PEERS_PER_PIECE: Final = 64  # a millisecond
 ATTEMPTS_MIN: Final = 2  # one message may be lost, and nothing be wrong
 
-UNANSWERED: Final = (Handshake.INITIATED, Handshake.GIVEN_UP)
 OFFLOADS: Final = (Feature.TUN_TSO, Feature.UDP_GSO, Feature.UDP_GRO)
 
 
@@ -210,8 +208,8 @@ def _unreachable(_: DeviceStatus, peer: PeerStatus) -> str | None:
     if tally is None:
         return None
     return (
-        f"cannot send to {_place(tally)}, {_ago(tally.age_s)}: {_error(tally.errno)}. Look at "
-        "`ip route get` of that address and at what this host's firewall lets out"
+        f"cannot send to {_place(tally)}, {_ago(tally.age_s)}: {format_errno(tally.errno)}. Look "
+        "at `ip route get` of that address and at what this host's firewall lets out"
     )
 
 
@@ -397,10 +395,6 @@ def _endpoint(peer: PeerStatus) -> str:
 
 def _place(tally: Tally) -> str:
     return tally.address or "an unknown address"
-
-
-def _error(number: int) -> str:
-    return os.strerror(number) if number in errno.errorcode else f"error {number}"
 
 
 def _ago(age_s: float | None) -> str:

@@ -20,7 +20,7 @@ from wgpy.addresses import format_endpoint, parse_endpoint
 from wgpy.config import DeviceChange, Endpoint, PeerChange
 from wgpy.ports import Handle, Scheduler
 from wgpy.protocol.constants import REKEY_TIMEOUT_S
-from wgpy.protocol.handshake import Handshake
+from wgpy.protocol.handshake import UNANSWERED, Handshake
 from wgpy.units import NS_PER_S
 from wgpy.wgquick import Host
 
@@ -31,7 +31,6 @@ CANDIDATES_MAX: Final = 16  # of a name; whoever answers for it may tell more
 # At once, so that the loop's own pool of five threads or more is never taken as a whole.
 LOOKUPS_MAX: Final = 4
 
-_UNANSWERED: Final = (Handshake.INITIATED, Handshake.GIVEN_UP)
 _ANSWERED: Final = (Handshake.ESTABLISHED, Handshake.RESPONDED)
 
 LookUp = Callable[[Host], Awaitable[Sequence[Endpoint]]]
@@ -92,7 +91,7 @@ class Search:
         return self._try(0, now_ns)
 
     def _listen(self, handshake: Handshake | None, now_ns: int) -> None:
-        if handshake not in _UNANSWERED:
+        if handshake not in UNANSWERED:
             self.silent_ns = None
         elif self.silent_ns is None:
             self.silent_ns = now_ns

@@ -13,32 +13,38 @@ file and writes none:
   prefix is the last one's that has it.
 """
 
-import errno
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from ipaddress import (
     IPv4Address,
     IPv4Interface,
-    IPv4Network,
     IPv6Address,
     IPv6Interface,
-    IPv6Network,
 )
 from itertools import chain
 from os import PathLike, fspath
 from typing import Any, Final, cast
 
-from wgpy.config import ZERO_KEY, AllowedIP, DeviceChange, Endpoint, PeerChange
+from wgpy.config import ZERO_KEY, AllowedIP, DeviceChange, Endpoint, PeerChange, require
 from wgpy.errors import ConfigError, ConfigFileError
-from wgpy.wgquick import DOMAIN, FILE_MAX, AllowedIPs, Host, QuickFile, Section, parse_untrusted
+from wgpy.wgquick import (
+    DOMAIN,
+    FILE_MAX,
+    MTU_MIN_V6,
+    AllowedIPs,
+    Host,
+    Network,
+    QuickFile,
+    Section,
+    network_of,
+    parse_untrusted,
+)
 
-Network = IPv4Network | IPv6Network
 InterfaceAddress = IPv4Interface | IPv6Interface
 Address = IPv4Address | IPv6Address
 
 MTU_MIN: Final = 68  # bytes; RFC 791, 3.2
-MTU_MIN_V6: Final = 1280  # bytes; RFC 8200, 5
 _ADDRESS: Final = {4: IPv4Interface, 16: IPv6Interface}
 # Lines that are a field each.
 _FIELDS: Final = {
@@ -113,17 +119,17 @@ class Config:
     def __post_init__(self) -> None:
         """Raise ConfigError for what no device can have, or a key that two peers have."""
         self.change({}, with_fwmark=True)
-        _require(self.private_key != ZERO_KEY, "a private key of zeros is none")
+        require(self.private_key != ZERO_KEY, "a private key of zeros is none")
         keys = {peer.public_key for peer in self.peers}
-        _require(len(keys) == len(self.peers), "two peers have one public key")
+        require(len(keys) == len(self.peers), "two peers have one public key")
         has_v6 = any(address.version == 6 for address in self.addresses)
         least = MTU_MIN_V6 if has_v6 else MTU_MIN
         fits = self.mtu is None or least <= self.mtu <= 0xFFFF
-        _require(fits, f"an MTU is {least} to 65535 bytes here")
+        require(fits, f"an MTU is {least} to 65535 bytes here")
         # Both become lines of resolv.conf.
-        _require(all(map(DOMAIN.fullmatch, self.search_domains)), "no search domain")
+        require(all(map(DOMAIN.fullmatch, self.search_domains)), "no search domain")
         scoped = any(isinstance(one, IPv6Address) and one.scope_id for one in self.dns)
-        _require(not scoped, "a DNS server in a zone")
+        require(not scoped, "a DNS server in a zone")
 
     @classmethod
     def from_file(cls, path: str | PathLike[str], *, ignore_commands: bool = False) -> "Config":
@@ -163,11 +169,6 @@ class Config:
             replace_peers=True,
             peers=tuple(peer.change(endpoints.get(peer.public_key)) for peer in self.peers),
         )
-
-
-def _require(condition: bool, reason: str) -> None:
-    if not condition:
-        raise ConfigError(errno.EINVAL, reason)
 
 
 # ---- from a file ----
@@ -251,7 +252,7 @@ class _Prefixes:
                 del self._owners[network]
             own.clear()
         for prefix in chain.from_iterable(line.prefixes for line in lines):
-            network = _network(prefix)
+            network = network_of(prefix)
             if prefix.remove:
                 self._remove(key, network)
             else:
@@ -263,10 +264,3 @@ class _Prefixes:
         if self._owners.get(network) == key:
             del self._owners[network]
             del self._of[key][network]
-
-
-def _network(prefix: AllowedIP) -> Network:
-    pair = (prefix.address, prefix.cidr)
-    if len(prefix.address) == 4:
-        return IPv4Network(pair, strict=False)
-    return IPv6Network(pair, strict=False)

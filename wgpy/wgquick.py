@@ -14,20 +14,20 @@ import re
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from errno import EINVAL
 from io import BytesIO
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from pathlib import PurePath
 from typing import Final
 
 from wgpy.addresses import parse_decimal, parse_prefix
-from wgpy.config import AllowedIP
+from wgpy.config import AllowedIP, require
 from wgpy.errors import ConfigError
 from wgpy.keys import parse_key
 
 FILE_MAX: Final = 8 << 20  # bytes; 10,000 peers with 131,000 allowed IPs take about 4 MiB
 LINE_MAX: Final = 1 << 20  # bytes; 50,000 allowed IPs
 HOST_MAX: Final = 255  # characters; RFC 1035, 2.3.4
+MTU_MIN_V6: Final = 1280  # bytes; RFC 8200, 5
 PROBLEMS_MAX: Final = 100  # more than that are not kept
 
 _FILE_NAME: Final = re.compile(r"([a-zA-Z0-9_=+.-]{1,15})\.conf")
@@ -38,6 +38,9 @@ _HOST: Final = re.compile(r"[!-Z^-~]+")  # printable ASCII without blanks, brack
 _SERVER: Final = re.compile(r"[0-9.]+|.*:.*")  # what wg-quick takes for an address, not a domain
 DOMAIN: Final = re.compile(r"[A-Za-z0-9._-]+")
 _TABLE: Final = re.compile(r"[A-Za-z0-9_.-]*")  # a number, or a name of rt_tables
+
+
+Network = IPv4Network | IPv6Network
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +63,9 @@ class Host:
 
     def __post_init__(self) -> None:
         """Raise ConfigError for what cannot even be looked up."""
-        if len(self.host) > HOST_MAX or not _HOST.fullmatch(self.host):
-            raise ConfigError(EINVAL, "no name of a host in ASCII, nor an address")
-        if not 0 <= self.port <= 0xFFFF:
-            raise ConfigError(EINVAL, "a port is 0 to 65535")
+        named = len(self.host) <= HOST_MAX and _HOST.fullmatch(self.host) is not None
+        require(named, "no name of a host in ASCII, nor an address")
+        require(0 <= self.port <= 0xFFFF, "a port is 0 to 65535")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,14 @@ class QuickFile:
         """Return what counts of a setting of the interface, or None."""
         settings = self.all(name)
         return settings[-1].value if settings else None
+
+
+def network_of(prefix: AllowedIP) -> Network:
+    """Return what the prefix has in common with others: its host bits count for nothing."""
+    pair = (prefix.address, prefix.cidr)
+    if len(prefix.address) == 4:
+        return IPv4Network(pair, strict=False)
+    return IPv6Network(pair, strict=False)
 
 
 def interface_of(path: PurePath) -> str | None:

@@ -12,11 +12,11 @@ from wgpy.ctl.doctor_file import examine_file
 from wgpy.ctl.findings import ERROR, NOTE, OK, WARNING, Finding, format_finding
 from wgpy.ctl.interfaces import Interfaces
 from wgpy.ctl.outcome import verdict, wants_colour
-from wgpy.ctl.printing import format_errno
 from wgpy.ctl.probes import Way, WayError
 from wgpy.ctl.report import coloured, format_diagnosis, plain
 from wgpy.diagnosis import Code
 from wgpy.status import DeviceStatus, Diagnosis, PeerStatus
+from wgpy.text import format_errno
 
 PEERS_MAX: Final = 8  # whose paths are tried; each takes a second and two datagrams
 

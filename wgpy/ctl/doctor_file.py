@@ -3,20 +3,17 @@
 import socket
 import stat
 from collections.abc import Iterator
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import ip_address
 from itertools import combinations
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from wgpy.addresses import format_prefix
-from wgpy.config import AllowedIP
 from wgpy.ctl import probes
 from wgpy.ctl.conf_file import read_file
 from wgpy.ctl.findings import ERROR, NOTE, OK, WARNING, Finding
-from wgpy.wgquick import Host, QuickFile, Section, interface_of
-
-MTU_MIN_V6 = 1280  # RFC 8200, 5
+from wgpy.wgquick import MTU_MIN_V6, Host, Network, QuickFile, Section, interface_of, network_of
 
 
 def examine_file(path: Path) -> Iterator[Finding]:
@@ -124,21 +121,17 @@ def _loop(parsed: QuickFile, peer: Section) -> Iterator[Finding]:
         return  # a name
     for other in parsed.peers:
         for prefix in other.prefixes("allowedips"):
-            if prefix.cidr and address in _network(prefix):
+            if prefix.cidr and address in network_of(prefix):
                 text = f"the Endpoint of {_place(peer)} is in AllowedIPs {format_prefix(prefix)}"
                 yield Finding(ERROR, f"{text}: its route leads into the tunnel itself")
 
 
-def _network(prefix: AllowedIP) -> IPv4Network | IPv6Network:
-    return ip_network((prefix.address, prefix.cidr), strict=False)
-
-
 def _shared_prefixes(parsed: QuickFile) -> Iterator[Finding]:
-    owners: dict[IPv4Network | IPv6Network, Section] = {}
+    owners: dict[Network, Section] = {}
     for peer in parsed.peers:
         for prefix in peer.prefixes("allowedips"):
-            before = owners.setdefault(_network(prefix), peer)
-            owners[_network(prefix)] = peer
+            before = owners.setdefault(network_of(prefix), peer)
+            owners[network_of(prefix)] = peer
             if before.last("publickey") != peer.last("publickey"):
                 text = f"{_place(before)} and {_place(peer)} both have {format_prefix(prefix)}"
                 yield Finding(WARNING, f"{text}: it goes to the last one")

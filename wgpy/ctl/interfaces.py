@@ -15,11 +15,10 @@ from typing import Final
 from wgpy.ctl import client
 from wgpy.ctl.dump import parse_dump_untrusted
 from wgpy.errors import StatusError
-from wgpy.status import DIRECTORY, SUFFIX, DeviceStatus
+from wgpy.status import DIRECTORY, INTERVAL_S, SUFFIX, DeviceStatus
 from wgpy.text import printable
 
 ALL: Final = "all"  # in place of a name
-INTERVAL_S: Final = 1.0  # between two looks with wg
 _WG_TIMEOUT_S: Final = 20.0
 _FORBIDDEN: Final = (": Operation not permitted", ": Permission denied")
 

@@ -1,6 +1,5 @@
 """Text for people: numbers and times as `wg show` writes them."""
 
-import os
 from typing import Final
 
 from wgpy.keys import format_key
@@ -14,7 +13,6 @@ _UNITS: Final = (
     ("minute", 60),
     ("second", 1),
 )
-_ERRNO_MAX: Final = 4096  # MAX_ERRNO of <linux/err.h>, plus one
 _SIZES: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 
@@ -57,8 +55,3 @@ def shorten_duration(seconds: float) -> str:
     if whole < 86_400:
         return f"{whole // 3600}h{whole % 3600 // 60:02}m"
     return f"{whole // 86_400}d{whole % 86_400 // 3600:02}h"
-
-
-def format_errno(number: int) -> str:
-    """Return what the system calls an error; it may be any number."""
-    return os.strerror(number) if number < _ERRNO_MAX else f"error {number}"

@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from wgpy.addresses import format_endpoint, format_prefix
-from wgpy.ctl.printing import format_age, format_duration, format_errno, format_size
+from wgpy.ctl.printing import format_age, format_duration, format_size
 from wgpy.keys import format_key
 from wgpy.protocol.handshake import Handshake
 from wgpy.status import DeviceStatus, Diagnosis, PeerStatus, Tally
-from wgpy.text import printable
+from wgpy.text import format_errno, printable
 
 Paint = Callable[[str, str], str]  # (what it is, text) -> text
 Fact = tuple[str, str]  # its name, and what it says

@@ -7,13 +7,13 @@ key; a preshared key belongs to the ephemeral key before it.
 import logging
 import os
 import stat
-from base64 import b64encode
 from collections.abc import Sequence
 from io import FileIO
 from pathlib import Path
 from typing import Final
 
 from wgpy.daemon.logs import Courier
+from wgpy.keys import format_key
 from wgpy.protocol.noise import HandshakeSecrets
 
 WAITING_MAX: Final = 1024  # handshakes that wait for the disk
@@ -81,4 +81,4 @@ def format_secrets(secrets: HandshakeSecrets) -> bytes:
         "LOCAL_EPHEMERAL_PRIVATE_KEY": secrets.ephemeral_private,
         "PRESHARED_KEY": secrets.preshared_key,
     }
-    return b"".join(f"{name} = ".encode() + b64encode(key) + b"\n" for name, key in lines.items())
+    return "".join(f"{name} = {format_key(key)}\n" for name, key in lines.items()).encode()

@@ -1,6 +1,7 @@
 """Where a handshake with a peer stands (5.4, 6.4)."""
 
 import enum
+from typing import Final
 
 
 class Handshake(enum.Enum):
@@ -11,3 +12,6 @@ class Handshake(enum.Enum):
     RESPONDED = "responded"  # we wait for the first message under the keys of our response
     ESTABLISHED = "established"  # our initiation was answered, or our response confirmed
     GIVEN_UP = "given up"  # no answer to any repetition; traffic begins anew
+
+
+UNANSWERED: Final = (Handshake.INITIATED, Handshake.GIVEN_UP)  # what we asked
