@@ -118,7 +118,8 @@ class Config:
 
     def __post_init__(self) -> None:
         """Raise ConfigError for what no device can have, or a key that two peers have."""
-        self.change({}, with_fwmark=True)
+        # Each peer has been through the same already.
+        DeviceChange(self.private_key, listen_port=self.listen_port, fwmark=self.fwmark)
         require(self.private_key != ZERO_KEY, "a private key of zeros is none")
         keys = {peer.public_key for peer in self.peers}
         require(len(keys) == len(self.peers), "two peers have one public key")
