@@ -31,6 +31,7 @@ class Engine:
     """Runs a device for as long as its interface exists.  Plane, TUN and link are borrowed."""
 
     device: Device
+    scheduler: BoottimeScheduler  # of its timers, for others on the loop too
 
     def __init__(
         self,
@@ -50,9 +51,9 @@ class Engine:
         self._hub = EventHub()
         self._watches: set[asyncio.Task[None]] = set()  # of each stream, until it ends
         with contextlib.ExitStack() as stack:
-            scheduler = stack.enter_context(contextlib.closing(BoottimeScheduler(loop)))
+            self.scheduler = stack.enter_context(contextlib.closing(BoottimeScheduler(loop)))
             self.device = Device(
-                plane, open_sockets, scheduler, tun.fds, tun.features, key_log=key_log
+                plane, open_sockets, self.scheduler, tun.fds, tun.features, key_log=key_log
             )
             stack.callback(self._hub.close)  # after the device has told how it ended
             self.device.on_event = self._hub.tell

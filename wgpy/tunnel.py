@@ -284,10 +284,8 @@ class Tunnel:
     def _find_peers(self, stack: contextlib.AsyncExitStack) -> None:
         """Configure the device, and look up where those peers are whose endpoints are names."""
         from wgpy.endpoints import EndpointFinder, literal
-        from wgpy.linux.boottime import BoottimeScheduler
 
-        loop, device = asyncio.get_running_loop(), self._engine.device
-        scheduler = stack.enter_context(contextlib.closing(BoottimeScheduler(loop)))
+        device, scheduler = self._engine.device, self._engine.scheduler
         finder = EndpointFinder(device.configure, device.handshake, scheduler, self._plane.now_ns)
         self._finder = stack.enter_context(contextlib.closing(finder))
         hosts = {one.public_key: one.endpoint for one in self._config.peers if one.endpoint}
