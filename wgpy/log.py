@@ -23,9 +23,14 @@ class LimitedLog:
         self._spent_ns: dict[str, int] = {}  # by kind: until when its lines so far are paid for
         self._left_out: dict[str, int] = {}
 
+    @property
+    def is_read(self) -> bool:
+        """Whether lines at info go anywhere: others need not be made."""
+        return self._logger.isEnabledFor(logging.INFO)
+
     def info(self, kind: str, now_ns: int, text: str, *arguments: object) -> None:
         """Log a line, or count it.  There are as many kinds as the code names."""
-        if not self._logger.isEnabledFor(logging.INFO):
+        if not self.is_read:
             return
         spent_ns = max(self._spent_ns.get(kind, 0), now_ns)
         if spent_ns - now_ns > self._credit_ns:

@@ -297,7 +297,7 @@ class Peer:
 
         It is sent later if the peer would refuse it now.
         """
-        if now_ns < self._gate_ns or self._plane.stats(self.slot).endpoint is None:
+        if now_ns < self._gate_ns or self._endpoint() is None:
             return
         acceptable_ns = self.initiated_ns + OWN_INITIATION_INTERVAL_NS
         if now_ns < acceptable_ns:
@@ -343,14 +343,16 @@ class Peer:
         self._timers.session_derived(now_ns)
 
     def _complete_handshake(self, now_ns: int) -> None:
-        endpoint = self._plane.stats(self.slot).endpoint
-        self._services.notes.session(str(self), endpoint, self.established_ns, now_ns)
+        self._services.notes.session(self, self._endpoint, self.established_ns, now_ns)
         self._enter(Handshake.ESTABLISHED)
         self.established_ns = now_ns
         self._gave_up = False
         self.last_handshake_ns = max(NS_PER_S, self._services.wall_clock())  # wg knows none before
         self._timers.handshake_complete()
         self._services.tell(HandshakeDone(self.public_key))
+
+    def _endpoint(self) -> Endpoint | None:
+        return self._plane.stats(self.slot).endpoint
 
     def _send_handshake(self, message: bytes, now_ns: int) -> None:
         """Send message 1 or 2.  A failure is like a loss on the way: the timers see to it."""
