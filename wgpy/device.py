@@ -267,7 +267,7 @@ class Device:
             listening=self._bound is not None,
             aead=self._plane.aead,
             workers=self._plane.workers,
-            features=tuple(str(one.name) for one in Feature if one in features),
+            features=features.names,
             receive_buffer=receive_buffer,
             send_buffer=send_buffer,
             under_load=facts.under_load,
@@ -412,7 +412,7 @@ class Device:
 
     def _tell_of_move(self, slot: int, endpoint: Endpoint) -> None:
         peer = self._peers_by_slot[slot]
-        self._notes.moved(str(peer), endpoint, self._plane.now_ns())
+        self._notes.moved(peer, endpoint, self._plane.now_ns())
         self._tell(EndpointMoved(peer.public_key, endpoint))
 
     # ---- events ----

@@ -21,9 +21,14 @@ class Feature(IntFlag):
     UDP_GSO = 8  # one send gives many datagrams
     UDP_GRO = 16  # one receive takes many datagrams
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those of each, in the order above."""
+        return tuple(str(one.name) for one in Feature if one in self)
+
     def __str__(self) -> str:
         """Return their names, for the log."""
-        return " ".join(str(one.name) for one in Feature if one in self) or "none"
+        return " ".join(self.names) or "none"
 
 
 class Handle(Protocol):
