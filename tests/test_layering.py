@@ -25,7 +25,13 @@ ROOMS: list[dict[str, set[str]]] = [
     },
     {
         "wgpy.dataplane": {"wgpy.config", "wgpy.ports"},
-        "wgpy.linux": {"wgpy.config", "wgpy.errors", "wgpy.ports", "wgpy.units"},
+        "wgpy.linux": {
+            "wgpy.addresses",
+            "wgpy.config",
+            "wgpy.errors",
+            "wgpy.ports",
+            "wgpy.units",
+        },
         "wgpy.exchange": {"wgpy.config", "wgpy.errors", "wgpy.protocol", "wgpy.units"},
         "wgpy.notes": {
             "wgpy.addresses",
@@ -131,6 +137,7 @@ ROOMS: list[dict[str, set[str]]] = [
             "wgpy.diagnosis",
             "wgpy.errors",
             "wgpy.keys",
+            "wgpy.linux",
             "wgpy.protocol",
             "wgpy.status",
             "wgpy.text",

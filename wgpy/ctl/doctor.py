@@ -7,14 +7,14 @@ from typing import Final
 
 from wgpy.addresses import format_endpoint
 from wgpy.config import Endpoint
-from wgpy.ctl import probes
 from wgpy.ctl.doctor_file import examine_file
 from wgpy.ctl.findings import ERROR, NOTE, OK, WARNING, Finding, format_finding
 from wgpy.ctl.interfaces import Interfaces
 from wgpy.ctl.outcome import verdict, wants_colour
-from wgpy.ctl.probes import Way, WayError
 from wgpy.ctl.report import coloured, format_diagnosis, plain
 from wgpy.diagnosis import Code
+from wgpy.linux import probes
+from wgpy.linux.probes import Way, WayError
 from wgpy.status import DeviceStatus, Diagnosis, PeerStatus
 from wgpy.text import format_errno
 

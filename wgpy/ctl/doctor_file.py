@@ -10,9 +10,9 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from wgpy.addresses import format_prefix
-from wgpy.ctl import probes
 from wgpy.ctl.conf_file import read_file
 from wgpy.ctl.findings import ERROR, NOTE, OK, WARNING, Finding
+from wgpy.linux import probes
 from wgpy.wgquick import MTU_MIN_V6, Host, Network, QuickFile, Section, interface_of, network_of
 
 
