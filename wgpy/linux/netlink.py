@@ -15,6 +15,20 @@ from typing import Any
 
 from pyroute2 import AsyncIPRoute
 
+from wgpy.addresses import format_address
+from wgpy.config import Endpoint
+
+
+def way_query(to: Endpoint, listen_port: int, fwmark: int) -> dict[str, Any]:
+    """Return what asks by which route a tunnel's own messages go (RTM_GETROUTE)."""
+    return {
+        "dst": format_address(to.address),
+        "ip_proto": socket.IPPROTO_UDP,
+        "sport": listen_port,
+        "dport": to.port,
+        "mark": fwmark,
+    }
+
 
 def open_netlink() -> AsyncIPRoute:
     """Return a context manager for a socket that hears no notifications; forget old messages."""

@@ -21,12 +21,13 @@ from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP
 
 from wgpy.addresses import format_address
 from wgpy.config import Endpoint
+from wgpy.linux.netlink import way_query
+from wgpy.linux.sockets import IP_MTU_DISCOVER, IPV6_MTU_DISCOVER
 
 ERROR_WAIT_S: Final = 1.0  # for errors from the way; most come within a round trip
 _PROC_NET: Final = Path("/proc/net")
 
 # <linux/in.h>, <linux/in6.h>, <linux/errqueue.h>
-_IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER = 10, 23
 _PMTUDISC_DO: Final = 2
 _IP_RECVERR, _IPV6_RECVERR = 11, 25
 _IP_MTU, _IPV6_MTU = 14, 24
@@ -79,14 +80,7 @@ def find_way_out(to: Endpoint, fwmark: int, port: int) -> str | None:
         return _name_of(to.scope_id)
     with IPRoute() as netlink:
         try:
-            (route, *_) = netlink.route(
-                "get",
-                dst=format_address(to.address),
-                ip_proto=socket.IPPROTO_UDP,
-                sport=port,
-                dport=to.port,
-                mark=fwmark,
-            )
+            (route, *_) = netlink.route("get", **way_query(to, port, fwmark))
         except NetlinkError:
             return None
     return _name_of(route.get_attr("RTA_OIF") or 0)
@@ -151,10 +145,10 @@ def _mark(udp: socket.socket, fwmark: int) -> bool:
 
 def _ask_for_errors(udp: socket.socket) -> None:
     if udp.family == socket.AF_INET:
-        udp.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_DO)
+        udp.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, _PMTUDISC_DO)
         udp.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
     else:
-        udp.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_DO)
+        udp.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, _PMTUDISC_DO)
         udp.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
 
 

@@ -26,8 +26,6 @@ replay what they saw outside.
 
 import asyncio
 import contextlib
-import ipaddress
-import socket
 import time
 from collections.abc import Callable
 from typing import Final, NoReturn
@@ -35,9 +33,10 @@ from typing import Final, NoReturn
 from pyroute2 import AsyncIPRoute, NetlinkError
 from pyroute2.netlink import rtnl
 
+from wgpy.addresses import format_address
 from wgpy.config import Endpoint
 from wgpy.linux.hints import Hints
-from wgpy.linux.netlink import forget_messages, open_netlink
+from wgpy.linux.netlink import forget_messages, open_netlink, way_query
 from wgpy.ports import Paths
 
 GROUPS: Final = (
@@ -117,7 +116,7 @@ class RouteWatch:
         """Tell and return whether the path has a source that holds; a zone fixes the interface."""
         if path.scope_id or not path.source:
             return False
-        source = str(ipaddress.ip_address(path.source))
+        source = format_address(path.source)
         holds = await self._way_out(netlink, path, src=source) == path.source_ifindex
         self._device.allow_source(slot, path, holds)
         return holds
@@ -125,15 +124,8 @@ class RouteWatch:
     async def _way_out(self, netlink: AsyncIPRoute, to: Endpoint, **source: str) -> int | None:
         """Ask by which interface the kernel sends, None if it cannot; src: from this address."""
         try:
-            (route,) = await netlink.route(
-                "get",
-                dst=str(ipaddress.ip_address(to.address)),
-                ip_proto=socket.IPPROTO_UDP,
-                sport=self._device.listen_port,
-                dport=to.port,
-                mark=self._device.fwmark,
-                **source,
-            )
+            query = way_query(to, self._device.listen_port, self._device.fwmark)
+            (route,) = await netlink.route("get", **query, **source)
         except NetlinkError:  # the source is not ours any more, or nothing leads there from it
             return None
         interface: int | None = route.get_attr("RTA_OIF")
