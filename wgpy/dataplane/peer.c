@@ -220,7 +220,7 @@ int wg_peer_stats_read(wg_device *device, uint32_t slot, wg_peer_stats *stats)
         .rx_data_ns = atomic_load(&peer->rx_data_ns),
         .tx_unanswered_since_ns = atomic_load(&peer->tx_unanswered_since_ns),
         .rx_unanswered_since_ns = atomic_load(&peer->rx_unanswered_since_ns),
-        .tx_congested = atomic_load(&peer->tx_congested),
+        .tx_congested = atomic_load(&peer->drops[WG_PEER_DROP_CONGESTED].count),
         .staged = atomic_load(&peer->staged_count),
         .sessions = (keypairs->current ? 1u : 0u) | (keypairs->previous ? 2u : 0u) |
                     (keypairs->next ? 4u : 0u),

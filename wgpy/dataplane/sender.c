@@ -128,10 +128,8 @@ static void run_drop(wg_device *device, struct wg_sender *sender, const struct w
 {
     pthread_rwlock_rdlock(&device->tables);
     struct wg_peer *peer = wg_peer_find(device, run->slot);
-    if (peer) {
-        atomic_fetch_add_explicit(&peer->tx_congested, run->count, memory_order_relaxed);
+    if (peer)
         wg_tally_add(&peer->drops[WG_PEER_DROP_CONGESTED], run->count, wg_clock_now_ns(), NULL);
-    }
     peer_yield(device, sender, wg_congestion_yielder(&sender->congestion, run));
     pthread_rwlock_unlock(&device->tables);
     wg_count(device, tx_congested, run->count);

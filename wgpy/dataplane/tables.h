@@ -93,7 +93,6 @@ struct wg_peer {
     _Atomic uint32_t gso_refused; /* bytes per segment from which UDP_SEGMENT failed; 0: none; send
                                      threads set it, a new session clears it */
     _Atomic uint64_t yields_until_ns; /* until then it is WG_SENDER_YIELDING; send threads */
-    _Atomic uint64_t tx_congested;    /* messages dropped for want of room; send threads */
     atomic_bool moved; /* ENDPOINT_MOVED was raised: who roams sets it, control clears it */
     struct wg_tally_cell drops[WG_PEER_DROPS]; /* by enum wg_peer_drop; any thread */
 
