@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from bench.lab import SOCKETS, Implementation, LabError, end, pin, random_key, run, until
+from wgpy.status import DIRECTORY as STATUS_SOCKETS
 
 NAMESPACES = Path("/run/netns")
 PREFIX = "wgpy-bench"
@@ -174,8 +175,10 @@ NESTED = Host("a", 1, depth=1), Host("b", 2, depth=1)  # a tunnel through the tu
 
 def remove_stale() -> None:
     """Remove what killed runs left: namespaces and sockets named after a pid that is no more."""
-    for path in (*NAMESPACES.glob(f"{PREFIX}-*"), *SOCKETS.glob("wgb*.sock")):
-        match = re.fullmatch(rf"{PREFIX}-(\d+)-[a-z-]+|wgb(\d+)[ab]\d?\.sock", path.name)
+    files = *SOCKETS.glob("wgb*.sock"), *STATUS_SOCKETS.glob("wgb*.status")
+    for path in (*NAMESPACES.glob(f"{PREFIX}-*"), *files):
+        name = rf"{PREFIX}-(\d+)-[a-z-]+|wgb(\d+)[ab]\d?\.(?:sock|status)"
+        match = re.fullmatch(name, path.name)
         if match is None or Path("/proc", match[1] or match[2]).exists():
             continue
         if path.parent == NAMESPACES:

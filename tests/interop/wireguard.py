@@ -9,6 +9,9 @@ from pathlib import Path
 from interop.network import TIMEOUT_S, Host
 from netns.lab import ENVIRONMENT, SOCKETS, eventually, key_pair
 
+from wgpy.status import DIRECTORY as STATUS_SOCKETS
+from wgpy.status import SUFFIX
+
 PORT = 51820
 DEFAULT_MTU = 1420
 MAX_SEGMENTS = 65535  # of what TCP hands to an interface at once; Linux begins with it
@@ -60,6 +63,7 @@ class Interface:
             self.process.wait()
             self.process = None
             (SOCKETS / f"{self.name}.sock").unlink(missing_ok=True)
+            (STATUS_SOCKETS / f"{self.name}{SUFFIX}").unlink(missing_ok=True)
 
     def speak_over(self, family: int) -> None:
         """Says which family is used outside from now on.
