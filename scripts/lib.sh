@@ -34,7 +34,7 @@ fi
 WGPY_RUN_PACKAGES="wireguard-tools iproute2"
 # shellcheck disable=SC2034
 WGPY_TEST_PACKAGES="wireguard-tools iproute2 ethtool wireguard-go iputils-ping iperf3 nftables tcpdump
-    procps mandoc util-linux systemd"
+    procps mandoc util-linux systemd tshark zsh fish"
 
 wgpy_say() { printf '%s\n' "$*" >&2; }
 
