@@ -29,17 +29,6 @@ from wgpy.uapi.protocol import LINE_MAX
 from wgpy.uapi.server import UapiServer
 from wgpy.uapi.socket_file import open_socket
 
-
-@pytest.fixture
-def device() -> FakeDevice:
-    return FakeDevice()
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    return tmp_path / "run"
-
-
 # ---- requests and replies ----
 
 

@@ -14,12 +14,6 @@ import pytest
 
 from wgpy.uapi.socket_file import SocketFile, SocketWatch, adopt_socket, open_socket
 
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    return tmp_path / "run"
-
-
 # ---- the socket file ----
 
 

@@ -43,16 +43,6 @@ Endpoint = [2001:db8::1]:51822
 PUBLIC = "GtL7fZc/bLnqZldpVofMCD6hDjrK28SsdLxevJ+qtKU="
 
 
-@pytest.fixture
-def device() -> FakeDevice:
-    return FakeDevice()
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    return tmp_path / "run"
-
-
 class Tools:
     """Runs wg against our socket, where it looks for it."""
 
