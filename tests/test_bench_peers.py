@@ -23,9 +23,13 @@ GO = f"""#!/bin/sh
 here=$(dirname "$0")
 case "$*" in
 "env GOBIN") echo "$here/gobin" ;;
-"list -m "*tailscale.com@latest) echo "$here/required.mod" ;;
+"list -m -versions tailscale.com") echo "tailscale.com v1.9.0 v1.10.0" ;;
+"list -m "*tailscale.com@v1.10.0) echo "$here/required.mod" ;;
+"list -m "*tailscale.com@v1.9.0) echo "$here/required-before.mod" ;;
+"mod download {FORK}@v0.0.0-2026-abc") test ! -e "$here/not-served" ;;
+"mod download {FORK}@v0.0.0-2025-abc") ;;
 "version -m "*) printf '%s: go1.26.1\\n\\tpath\\tx\\n\\tmod\\tx\\tv1.2.3\\th1:x=\\n' "$3" ;;
-"install {FORK}@v0.0.0-2026-abc")
+"install {FORK}@v0.0.0-202"[56]-abc)
     test "$GOTOOLCHAIN" = local && test ! -e "$here/too-old" || exit 1
     cp "$0" "$GOBIN/wireguard-go" ;;
 *) exit 2 ;;
@@ -45,10 +49,11 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The only directory on PATH besides the system's, and where Go installs to is below it."""
     directory = tmp_path / "programs"
     program(directory / "go", GO)
-    (directory / "required.mod").write_text(
-        f"module tailscale.com\n\nrequire (\n\tgithub.com/tailscale/wf v0.1.0\n"
-        f"\t{FORK} v0.0.0-2026-abc\n\t{FORK}/other v0.0.0-2025-def // indirect\n)\n"
-    )
+    for name, year in (("required", 2026), ("required-before", 2025)):
+        (directory / f"{name}.mod").write_text(
+            f"module tailscale.com\n\nrequire (\n\tgithub.com/tailscale/wf v0.1.0\n"
+            f"\t{FORK} v0.0.0-{year}-abc\n\t{FORK}/other v0.0.0-2025-def // indirect\n)\n"
+        )
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setenv("TMPDIR", str(scratch))
@@ -99,13 +104,20 @@ def test_the_fork_is_built_as_the_newest_tailscale_requires_it(
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
+def test_an_older_fork_is_built_where_the_newest_is_not_to_be_had(programs: Path) -> None:
+    (programs / "not-served").touch()
+    done = need_tailscale()
+    assert (done.returncode, done.stdout) == (0, f"building {FORK}@v0.0.0-2025-abc\n"), done.stderr
+    assert lab.find_tailscale() is not None
+
+
 def test_the_fork_is_not_built_again(programs: Path) -> None:
     program(programs / "gobin" / TAILSCALE_PROGRAM)
     done = need_tailscale()
     assert (done.returncode, done.stdout) == (0, "")
 
 
-@pytest.mark.parametrize("lack", ["too-old", "go", "required.mod"])
+@pytest.mark.parametrize("lack", ["too-old", "go", "requirement"])
 def test_the_fork_is_left_out_where_it_cannot_be_built(
     programs: Path, tmp_path: Path, lack: str
 ) -> None:
@@ -114,7 +126,8 @@ def test_the_fork_is_left_out_where_it_cannot_be_built(
     elif lack == "go":
         (programs / lack).write_text("#!/bin/sh\nexit 1\n")
     else:
-        (programs / lack).write_text("module tailscale.com\n")
+        for path in programs.glob("*.mod"):
+            path.write_text("module tailscale.com\n")
     assert need_tailscale().returncode == 1
     assert not (programs / "gobin" / TAILSCALE_PROGRAM).exists()
     assert list((tmp_path / "scratch").iterdir()) == []
