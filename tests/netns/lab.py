@@ -71,7 +71,7 @@ os.execvp(command[0], [*command, name])
 numbers = itertools.count()  # so that no two names in a process are one
 
 
-def eventually(condition: Callable[[], T], what: str, timeout_s: float = 10.0) -> T:
+def eventually(condition: Callable[[], T], what: str, timeout_s: float = 30.0) -> T:
     """Waits until the condition is truthy and returns its value."""
     deadline = time.monotonic() + timeout_s
     while not (value := condition()):
@@ -313,7 +313,7 @@ def taken(host: Namespace, port: int) -> Iterator[None]:
     try:
         yield
     finally:
-        holder.communicate("\n", timeout=5)
+        holder.communicate("\n", timeout=30)
 
 
 @contextmanager
@@ -369,7 +369,7 @@ def transfer(
     port = "5201"
     receiver = target.popen(sys.executable, "-c", RECEIVE, listen or address, port, str(window))
     assert receiver.stdout is not None
-    assert receiver.stdout.readline() == "listening\n", receiver.communicate(timeout=5)
+    assert receiver.stdout.readline() == "listening\n", receiver.communicate(timeout=30)
     sent = source.run(sys.executable, "-c", SEND, address, port, str(size))
     received, errors = receiver.communicate(timeout=30)
     assert received == sent, errors

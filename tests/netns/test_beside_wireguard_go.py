@@ -130,7 +130,7 @@ def test_a_log_that_nobody_reads_holds_up_nothing_or_the_end(sides: tuple[Side, 
         side.host.run("ip", "link", "set", side.interface, "up")
         process.terminate()
         try:
-            process.wait(5)
+            process.wait(30)
         except subprocess.TimeoutExpired:
             return False
         finally:

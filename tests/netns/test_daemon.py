@@ -211,7 +211,7 @@ def test_nohup_keeps_it_from_the_end_of_its_terminal(sides: tuple[Side, Side]) -
     assert side.show()
     process.send_signal(signal.SIGHUP)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=5)
+    _, errors = process.communicate(timeout=30)
     assert "ends: SIGTERM" in errors
 
 
@@ -236,7 +236,7 @@ def test_in_the_foreground_it_stays_until_a_signal_and_reports_success(
     eventually(side.socket.exists, "the socket")
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=5)
+    _, errors = process.communicate(timeout=30)
     assert process.returncode == 0
     assert "ends: SIGTERM" in errors
     assert_ends(side)
@@ -251,7 +251,7 @@ def test_in_the_foreground_a_deleted_interface_is_an_end_in_order(
     eventually(side.socket.exists, "the socket")
     side.host.run("ip", "link", "set", side.interface, state)
     side.host.run("ip", "link", "delete", side.interface)
-    _, errors = process.communicate(timeout=5)
+    _, errors = process.communicate(timeout=30)
     assert (process.returncode, errors) == (0, "")
     assert_ends(side)
 
@@ -264,7 +264,7 @@ def test_in_the_foreground_a_data_thread_that_dies_is_a_failure(sides: tuple[Sid
     left.configure(left.settings(right))
     process.send_signal(signal.SIGWINCH)
     left.host.run("ping", "-c", "1", "-W", "1", right.inner4, check=False)  # a frame to be read
-    _, errors = process.communicate(timeout=5)
+    _, errors = process.communicate(timeout=30)
     assert process.returncode == 1
     assert errors == f"wgpy: a data thread died: {os.strerror(errno.EBADF)}\n"
     assert_ends(left)

@@ -13,13 +13,13 @@ from contextlib import contextmanager
 import pytest
 from netns.lab import Side, eventually
 
-RUN_S, HOLD_S = 0.001, 0.199  # of each fifth of a second: a two-hundredth of a core
-ANSWER_S = 2  # the whole buffer, or the whole queue of the TUN, takes about twice that
+RUN_S, HOLD_S = 0.002, 0.198  # of each fifth of a second: a hundredth of a core
+ANSWER_S = 2  # the whole buffer, or the whole queue of the TUN, takes longer than that
 QUEUE_LEN = 500  # of a TUN, by default
-# argv: address, bytes.  Datagrams as long as that, as fast as it goes, for 20 s at most.
+# argv: address, bytes.  Datagrams as long as that, as fast as it goes, for 40 s at most.
 FLOOD = """
 import contextlib, socket, sys, time
-end = time.monotonic() + 20
+end = time.monotonic() + 40
 with socket.socket(type=socket.SOCK_DGRAM) as s:
     s.connect((sys.argv[1], 9))
     s.setsockopt(socket.SOL_UDP, 103, int(sys.argv[2]))  # UDP_SEGMENT
@@ -37,7 +37,7 @@ def flood(left: Side, right: Side, size: int) -> Iterator[None]:
         yield
     finally:
         process.kill()
-        process.communicate(timeout=5)
+        process.communicate(timeout=30)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ def logging(sides: tuple[Side, Side]) -> Iterator[subprocess.Popen[str]]:
     right.configure(right.settings(left))
     yield process
     process.terminate()
-    process.communicate(timeout=5)
+    process.communicate(timeout=30)
 
 
 def go_up(side: Side) -> None:

@@ -151,4 +151,4 @@ def test_what_is_given_up_is_told_at_the_level_info(sides: tuple[Side, Side]) ->
     line = next(line for line in process.stderr if "not permitted" in line)
     assert line.endswith("to listen in all namespaces: in others it looks every 1 s\n")
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=5)
+    process.communicate(timeout=30)

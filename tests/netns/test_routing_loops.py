@@ -50,7 +50,7 @@ def linked(tmp_path_factory: pytest.TempPathFactory, log: Path) -> Iterator[tupl
         right.configure(right.settings(left))
         yield left, right
         left.host.run("ip", "link", "delete", left.interface)
-        assert daemon.wait(timeout=10) == 0
+        assert daemon.wait(timeout=30) == 0
 
 
 @contextmanager

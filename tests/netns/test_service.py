@@ -27,7 +27,7 @@ with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
     while not message.startswith("STOPPING"):
         message = sock.recv(4096).decode()
         print(message.replace("\\n", " "), flush=True)
-    print(service.wait(5), flush=True)
+    print(service.wait(30), flush=True)
 """
 
 
@@ -48,7 +48,7 @@ class Service:
         os.kill(self.pid, signal.SIGTERM)
         assert self.hears() == "STOPPING=1 STATUS=SIGTERM"
         assert self.hears() == "0"
-        return self.manager.communicate(timeout=5)[1]
+        return self.manager.communicate(timeout=30)[1]
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_in_the_background_it_does_not_speak_for_the_service_that_called_it(
     service = Service(side, name, "sh", "-c", calls, last_word)
     assert service.hears() == "STOPPING"
     assert service.hears() == "0"
-    service.manager.communicate(timeout=5)
+    service.manager.communicate(timeout=30)
 
 
 def test_the_journal_gets_priorities_and_no_times(side: Side, tmp_path: Path) -> None:

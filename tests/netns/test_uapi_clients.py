@@ -284,7 +284,7 @@ def logged(sides: tuple[Side, Side], tmp_path: Path) -> Callable[[], str]:
 
     def end() -> str:
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=5)
+        process.communicate(timeout=30)
         return log.read_text()
 
     return end

@@ -87,7 +87,7 @@ def test_datagrams_of_a_flow_keep_their_order(pair: tuple[Side, Side]) -> None:
     left.host.run("ip", "link", "set", left.interface, "txqueuelen", "12500")  # for all of them
     receiver = right.host.popen(sys.executable, "-c", RECEIVE_FLOWS, right.inner4, "7777", flows)
     assert receiver.stdout is not None
-    assert receiver.stdout.readline() == "listening\n", receiver.communicate(timeout=5)
+    assert receiver.stdout.readline() == "listening\n", receiver.communicate(timeout=30)
     left.host.run(sys.executable, "-c", SEND_FLOWS, right.inner4, "7777", flows, numbers)
     report, errors = receiver.communicate(timeout=30)
     came = json.loads(report)

@@ -126,7 +126,7 @@ def send_datagrams(
     arguments = address, "5202", str(size), str(burst), str(bursts), str(int(train))
     receiver = target.popen(sys.executable, "-c", RECEIVE_DATAGRAMS, *arguments)
     assert receiver.stdout is not None
-    assert receiver.stdout.readline() == "listening\n", receiver.communicate(timeout=5)
+    assert receiver.stdout.readline() == "listening\n", receiver.communicate(timeout=30)
     sender = source.popen(sys.executable, "-c", SEND_DATAGRAMS, *arguments)
     sent, failure = sender.communicate(timeout=30)
     received, errors = receiver.communicate(timeout=30)

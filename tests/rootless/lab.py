@@ -81,7 +81,7 @@ def inhabitants(network: str) -> list[int]:
     return found
 
 
-def eventually(condition: Callable[[], object], what: str, timeout_s: float = 20) -> None:
+def eventually(condition: Callable[[], object], what: str, timeout_s: float = 30) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
