@@ -169,7 +169,18 @@ ROOMS: list[dict[str, set[str]]] = [
             "wgpy.status",
         },
     },
-    {"wgpy.__main__": {"wgpy.daemon"}},
+    {
+        "wgpy.__main__": {"wgpy.daemon"},
+        "wgpy.testing": {
+            "wgpy.errors",
+            "wgpy.linux",
+            "wgpy.ports",
+            "wgpy.protocol",
+            "wgpy.settings",
+            "wgpy.tunnel",
+            "wgpy.wgquick",
+        },
+    },
 ]
 
 

@@ -7,6 +7,7 @@ from importlib.resources import files
 import pytest
 
 import wgpy
+import wgpy.testing
 
 HEAVY = ("pyroute2", "cffi", "cryptography", "asyncio", "wgpy.engine", "wgpy.device")
 
@@ -41,3 +42,12 @@ def test_what_starts_first_loads_nothing_heavy(module: str) -> None:
 def test_a_tunnel_is_known_before_its_engine_is_loaded() -> None:
     """So that the keeper makes the network meanwhile."""
     assert loaded("import wgpy; wgpy.Tunnel").isdisjoint(set(HEAVY) - {"asyncio"})
+
+
+def test_pytest_is_loaded_for_its_fixtures_only() -> None:
+    assert "pytest" not in loaded("import wgpy.testing")
+
+
+@pytest.mark.parametrize("name", wgpy.testing.__all__)
+def test_each_name_for_tests_has_a_docstring(name: str) -> None:
+    assert getattr(wgpy.testing, name).__doc__

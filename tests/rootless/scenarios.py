@@ -64,8 +64,10 @@ async def output(network: Namespace, *argv: str) -> str:
 
 
 def run_named(scenarios: dict[str, Any]) -> None:
-    """Run the one that is the first argument."""
-    asyncio.run(scenarios[sys.argv[1]](*sys.argv[2:]))
+    """Run the one that is the first argument, a coroutine or not."""
+    made = scenarios[sys.argv[1]](*sys.argv[2:])
+    if asyncio.iscoroutine(made):
+        asyncio.run(made)
 
 
 # ---- deaths ----
