@@ -10,10 +10,9 @@ import ssl
 import sys
 import tempfile
 from base64 import b64decode
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
-from ipaddress import IPv4Address, IPv4Interface, IPv6Interface, ip_network
+from ipaddress import IPv4Address, IPv4Interface, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -36,39 +35,14 @@ from wgpy import (
 from wgpy.events import DiagnosisChanged, PeerRemoved
 from wgpy.linux.netlink import HeldNetlink
 from wgpy.protocol.noise import StaticKey
+from wgpy.testing import LEFT, RIGHT, pair
 
 KEYS = bytes([1]) * 32, bytes([2]) * 32
-PUBLIC_KEYS = tuple(StaticKey(key).public_key for key in KEYS)
-ADDRESSES = ("10.9.0.1", "fd09::1"), ("10.9.0.2", "fd09::2")
 
 
-def config(number: int, *peers: PeerConfig, dns: str = "") -> Config:
-    """A tunnel that is the first or the second of two."""
-    v4, v6 = ADDRESSES[number]
-    return Config(
-        KEYS[number],
-        addresses=(IPv4Interface(f"{v4}/24"), IPv6Interface(f"{v6}/64")),
-        peers=peers,
-        dns=(IPv4Address(dns),) if dns else (),
-    )
-
-
-def peer(number: int, port: int | None = None, host: str = "127.0.0.1") -> PeerConfig:
-    """The first or the second of two, at a port of this host."""
-    return PeerConfig(
-        PUBLIC_KEYS[number],
-        endpoint=None if port is None else Host(host, port),
-        allowed_ips=tuple(map(ip_network, ADDRESSES[number])),
-    )
-
-
-@asynccontextmanager
-async def pair(dns: str = "", host: str = "127.0.0.1") -> AsyncIterator[tuple[Tunnel, Tunnel]]:
-    """Two tunnels; the second knows where the first is."""
-    async with Tunnel(config(0, peer(1))) as first:
-        port = (await first.status()).listen_port
-        async with Tunnel(config(1, peer(0, port, host), dns=dns)) as second:
-            yield first, second
+def with_dns(config: Config) -> Config:
+    """The name server is in the left tunnel."""
+    return replace(config, dns=(IPv4Address(LEFT.v4),))
 
 
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -82,7 +56,7 @@ async def exchange() -> None:
     data = os.urandom(1 << 20)
     async with pair() as (first, second):
         echoed = []
-        for address in ADDRESSES[0]:
+        for address in LEFT:
             async with await first.start_server(echo, address, 80):
                 reader, writer = await second.open_connection(address, 80)
                 writer.write(data)
@@ -92,7 +66,7 @@ async def exchange() -> None:
         there = first.socket(socket.AF_INET, socket.SOCK_DGRAM)
         here = second.socket(socket.AF_INET, socket.SOCK_DGRAM)
         with there, here:
-            there.bind((ADDRESSES[0][0], 7))
+            there.bind((LEFT.v4, 7))
             for udp in (there, here):
                 udp.setblocking(False)
             await loop.run_in_executor(None, here.sendto, b"datagram", there.getsockname())
@@ -104,7 +78,7 @@ async def exchange() -> None:
         with second.socket() as refusing:
             refusing.setblocking(False)
             try:
-                await loop.sock_connect(refusing, (ADDRESSES[0][0], 81))
+                await loop.sock_connect(refusing, (LEFT.v4, 81))
             except ConnectionRefusedError:
                 echoed.append(True)
         status = await second.status()
@@ -127,9 +101,7 @@ def certificate(directory: Path) -> tuple[Path, Path]:
         x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
         .not_valid_before(now - timedelta(days=1))
         .not_valid_after(now + timedelta(days=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(IPv4Address(ADDRESSES[0][0]))]), False
-        )
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(IPv4Address(LEFT.v4))]), False)
         .sign(key, hashes.SHA256())
     )
     no_password = serialization.NoEncryption()
@@ -146,7 +118,7 @@ async def tls() -> None:
         serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         serving.load_cert_chain(cert, key)
         asking = ssl.create_default_context(cafile=str(cert))
-    address = ADDRESSES[0][0]
+    address = LEFT.v4
     async with pair() as (first, second):
         server = await first.start_server(say_hello, address, 443, ssl=serving)
         reader, writer = await second.open_connection(address, 443, ssl=asking)
@@ -164,11 +136,12 @@ async def changes() -> None:
     """Peers come and go in a tunnel that is there; what happens is told."""
     async with pair() as (first, second):
         events = second.events()
-        async with await first.start_server(say_hello, ADDRESSES[0][0], 80):
-            reader, writer = await second.open_connection(ADDRESSES[0][0], 80)
+        async with await first.start_server(say_hello, LEFT.v4, 80):
+            reader, writer = await second.open_connection(LEFT.v4, 80)
             await reader.read()
             writer.close()
-        await second.configure(DeviceChange(peers=(PeerChange(PUBLIC_KEYS[0], remove=True),)))
+        (left,) = (await second.status()).peers
+        await second.configure(DeviceChange(peers=(PeerChange(left.public_key, remove=True),)))
         told = []
         async for event in events:
             if isinstance(event, DiagnosisChanged):  # of the machine: it has small buffers
@@ -178,7 +151,7 @@ async def changes() -> None:
                 break
         events.close()
         try:
-            await second.open_connection(ADDRESSES[0][0], 80)
+            await second.open_connection(LEFT.v4, 80)
         except OSError as error:
             tell({"told": told, "then": errno.errorcode[error.errno or 0]})
 
@@ -203,13 +176,13 @@ async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 async def inside() -> None:
     """A command sees the tunnel and nothing else, and what is typed and said passes."""
-    async with pair(dns="10.9.0.1") as (_, second):
+    async with pair(adapt=with_dns) as (_, second):
         with socket.create_server(("127.0.0.1", 0)) as outside:
             port = str(outside.getsockname()[1])
-            script = """
+            script = f"""
 cat
 ls /sys/class/net
-ping -c 1 -W 10 -q 10.9.0.1 >/dev/null && echo pinged
+ping -c 1 -W 10 -q {LEFT.v4} >/dev/null && echo pinged
 cat /etc/resolv.conf
 "$0" -c 'import socket, sys; socket.create_connection(("127.0.0.1", int(sys.argv[1])))' "$1" ||
     echo alone
@@ -236,9 +209,9 @@ exit 3
 async def names() -> None:
     """Names are looked up at the server in the tunnel, for the program and for commands."""
     loop = asyncio.get_running_loop()
-    async with pair(dns=ADDRESSES[0][0]) as (first, second):
+    async with pair(adapt=with_dns) as (first, second):
         server = first.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        server.bind((ADDRESSES[0][0], 53))
+        server.bind((LEFT.v4, 53))
         server.setblocking(False)
         transport, _ = await loop.create_datagram_endpoint(Answering, sock=server)
         infos = await second.getaddrinfo("db.internal", 5432, family=socket.AF_INET)
@@ -263,7 +236,7 @@ async def dying_interface() -> None:
     """The interface is deleted: everything ends, and says so."""
     said = io.StringIO()
     logging.basicConfig(stream=said, format="%(message)s")
-    async with Tunnel(config(0)) as tunnel:
+    async with Tunnel(Config(KEYS[0])) as tunnel:
         process = await tunnel.create_subprocess_exec("sleep", "1000")
         network = tunnel._network
         held = HeldNetlink(network.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, 0))
@@ -289,8 +262,8 @@ async def many(count: str) -> None:
     """Tunnels come and go and leave no descriptor, thread or process."""
 
     async def once() -> None:
-        async with pair() as (first, second), await first.start_server(echo, "10.9.0.1", 80):
-            reader, writer = await second.open_connection("10.9.0.1", 80)
+        async with pair() as (first, second), await first.start_server(echo, LEFT.v4, 80):
+            reader, writer = await second.open_connection(LEFT.v4, 80)
             writer.write_eof()
             await reader.read()
             writer.close()
@@ -307,19 +280,19 @@ async def many(count: str) -> None:
 
 async def named_endpoint() -> None:
     """A peer has a name, which is looked up outside; a change of its endpoint counts from then."""
-    async with pair(host="localhost") as (first, second):
-        async with await first.start_server(echo, "10.9.0.1", 80):
-            reader, writer = await second.open_connection("10.9.0.1", 80)
-            writer.write_eof()
+    first, second = (StaticKey(key).public_key for key in KEYS)
+    asking = (IPv4Interface(f"{RIGHT.v4}/24"),)
+    serving = PeerConfig(second, allowed_ips=(ip_network(RIGHT.v4),))
+    config = Config(KEYS[0], addresses=(IPv4Interface(f"{LEFT.v4}/24"),), peers=(serving,))
+    async with Tunnel(config) as left, await left.start_server(say_hello, LEFT.v4, 80):
+        named = Host("localhost", (await left.status()).listen_port)
+        peer = PeerConfig(first, endpoint=named, allowed_ips=(ip_network(LEFT.v4),))
+        async with Tunnel(Config(KEYS[1], addresses=asking, peers=(peer,))) as right:
+            reader, writer = await right.open_connection(LEFT.v4, 80)
             await reader.read()
             writer.close()
-        tell(
-            [
-                one.endpoint.port == (await first.status()).listen_port
-                for one in (await second.status()).peers
-                if one.endpoint
-            ]
-        )
+            (seen,) = (await right.status()).peers
+            tell(seen.endpoint is not None and seen.endpoint.port == named.port)
 
 
 async def refused_change() -> None:
