@@ -14,6 +14,7 @@
 #   wgpy_need_venv               all that it takes to run wgpy: WGPY_BUILD_PACKAGES, wgpy_need_python
 #                                and `pip install -e .` (again when C or the packaging changed; a
 #                                changed .py counts at once).  Afterwards $VENV/bin/wgpy works.
+#   wgpy_mirror                  the address of the mirror of Debian that apt uses; empty if it has none
 #   wgpy_find_python VERSION     the path of a python of that version (3.13): of PATH, or one that
 #                                pyenv installed; fails if there is none
 #   wgpy_codename                this system's, empty if it has none
@@ -82,6 +83,18 @@ wgpy_need_packages()
     wgpy_as_root env DEBIAN_FRONTEND=noninteractive apt-get -q install -y \
         --no-install-recommends -o DPkg::Lock::Timeout=120 $missing >&2 ||
         wgpy_die "apt-get could not install $missing"
+}
+
+wgpy_mirror()
+{
+    known_mirror | grep . || { wgpy_as_root apt-get -q update >&2 && known_mirror; }
+}
+
+known_mirror()
+{
+    # shellcheck disable=SC2016 # apt's own variable
+    apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian' |
+        head -n 1
 }
 
 # Only what this python3 lacks: one that Debian did not package brings its own headers and venv.

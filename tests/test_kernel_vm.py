@@ -18,7 +18,9 @@ def kernel_vm(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_help_names_every_option() -> None:
     shown = kernel_vm("--help")
     assert shown.returncode == 0
-    for option in ("--check", "--force-vm", "--in-memory FILE", "--timeout SECONDS", "-- COMMAND"):
+    for option in ("--check", "--force-vm", "--kernel PACKAGE[/SUITE]", "--in-memory FILE"):
+        assert option in shown.stdout
+    for option in ("--timeout SECONDS", "-- COMMAND"):
         assert option in shown.stdout
 
 
@@ -39,6 +41,8 @@ def test_check_obeys_force_vm() -> None:
         ("--timeout", "soon", "true"),
         ("--timeout",),
         ("--in-memory", "/nonexistent", "true"),
+        ("--kernel", "../../etc", "true"),
+        ("--kernel",),
     ],
 )
 def test_a_wrong_command_line_is_refused_before_anything_starts(arguments: tuple[str, ...]) -> None:
