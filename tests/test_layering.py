@@ -83,6 +83,7 @@ ROOMS: list[dict[str, set[str]]] = [
         "wgpy.uapi": {"wgpy.addresses", "wgpy.config", "wgpy.errors", "wgpy.linux"},
     },
     {
+        "wgpy.status_socket": {"wgpy.errors", "wgpy.status", "wgpy.uapi"},
         "wgpy.peer": {
             "wgpy.config",
             "wgpy.dataplane",
@@ -131,6 +132,16 @@ ROOMS: list[dict[str, set[str]]] = [
         },
     },
     {
+        "wgpy.listeners": {
+            "wgpy.config",
+            "wgpy.engine",
+            "wgpy.errors",
+            "wgpy.status",
+            "wgpy.status_socket",
+            "wgpy.uapi",
+        },
+    },
+    {
         "wgpy.ctl": {
             "wgpy.addresses",
             "wgpy.config",
@@ -149,13 +160,11 @@ ROOMS: list[dict[str, set[str]]] = [
             "wgpy.errors",
             "wgpy.keys",
             "wgpy.linux",
+            "wgpy.listeners",
             "wgpy.log",
             "wgpy.protocol",
-            "wgpy.status",
             "wgpy.uapi",
         },
-    },
-    {
         "wgpy.tunnel": {
             "wgpy.config",
             "wgpy.dataplane",

@@ -11,15 +11,13 @@ from typing import Any, NoReturn
 from wgpy.daemon.logs import say
 from wgpy.daemon.options import Options
 from wgpy.daemon.run import run
-from wgpy.dataplane.plane import MAX_WORKERS, aead_backends
+from wgpy.dataplane.plane import MAX_WORKERS, aead_backends, default_workers
 from wgpy.errors import StartError
 from wgpy.linux.tun import check_name
 from wgpy.log import NOTICE
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
-
-DEFAULT_WORKERS_MAX = 4  # more than a link of 25 Gbit/s takes; each costs memory and AEAD contexts
 
 LOG_LEVELS = {
     "verbose": logging.DEBUG,
@@ -137,7 +135,7 @@ def _group(environ: Mapping[str, str], name: str) -> int | None:
 def _workers(environ: Mapping[str, str], name: str) -> int:
     value = environ.get(name, "")
     if not value:
-        return max(1, min(DEFAULT_WORKERS_MAX, len(os.sched_getaffinity(0)) // 2))
+        return default_workers()
     if value not in map(str, range(1, MAX_WORKERS + 1)):
         raise ValueError(f"{name} is no number from 1 to {MAX_WORKERS}: {value!r}")
     return int(value)

@@ -33,34 +33,24 @@ from wgpy.daemon.process import (
     prepare_process,
     require_descriptors,
 )
-from wgpy.daemon.status_socket import StatusServer
 from wgpy.daemon.systemd import Notifier
 from wgpy.dataplane.plane import Plane
 from wgpy.engine import Engine
 from wgpy.errors import DataThreadError, LinkDeletedError, StartError, WgpyError
 from wgpy.linux.link import Link
+from wgpy.linux.refusals import why_no_interface
 from wgpy.linux.sockets import open_sockets
 from wgpy.linux.tun import DEFAULT_MTU, Tun, adopt_tun, open_tun
+from wgpy.listeners import Access, Listeners, open_listeners, serve
 from wgpy.log import NOTICE
 from wgpy.protocol.noise import HandshakeSecrets
-from wgpy.status import DIRECTORY as STATUS_DIRECTORY
-from wgpy.status import SUFFIX as STATUS_SUFFIX
-from wgpy.uapi.server import UapiServer
-from wgpy.uapi.socket_file import DIRECTORY, SocketFile, SocketWatch, adopt_socket, open_socket
+from wgpy.uapi.socket_file import DIRECTORY, adopt_socket
 
 SYSLOG = Path("/dev/log")
 LOG_FILE = DIRECTORY / "wgpy.log"  # in the background, where nothing else takes the log
 GC_THRESHOLD = 100_000  # objects; the default of 700 takes a third of a big request's time
 
 _log = logging.getLogger(__name__)
-
-
-class Listeners(NamedTuple):
-    """The sockets to which clients connect, for the interface as it was called at the start."""
-
-    name: str
-    uapi: socket.socket
-    status: socket.socket | None  # None: switched off, or not to be had
 
 
 class Means(NamedTuple):
@@ -134,11 +124,7 @@ async def _serve(
             contextlib.closing(Engine(plane, tun, link, open_udp, key_log))
         )
         handle_end_signals(engine.end_because)
-        if listeners.status is not None:
-            take = partial(engine.status, listeners.name)
-            status_server = StatusServer(listeners.status.dup(), take)
-            stack.enter_context(contextlib.closing(status_server))
-        _serve_uapi(stack, engine, listeners.uapi)
+        serve(stack, engine, listeners, engine.device.configure)
         on_ready()
         _log.log(NOTICE, "ready: AEAD %s, workers %d, TUN %s", plane.aead, workers, tun.features)
         try:
@@ -152,18 +138,6 @@ async def _serve(
         _log.log(NOTICE, "ends: %s", reason)
 
 
-def _serve_uapi(stack: contextlib.ExitStack, engine: Engine, listener: socket.socket) -> None:
-    """Let wg configure the device, until its socket is removed, which ends the interface."""
-    server = UapiServer(engine.device.configure, engine.device.snapshot)
-    stack.callback(server.close)
-    server.serve(listener.dup())  # ours stays open: it guards the identity of the file
-    file = _socket_file(listener)
-    if file is not None:
-        removed = partial(engine.end_because, "socket removed")
-        stack.enter_context(contextlib.closing(SocketWatch(file, removed)))
-        stack.callback(file.remove)  # first, for a successor may be waiting for the name
-
-
 # ---- what it opens, and what to say if it cannot ----
 
 
@@ -174,26 +148,12 @@ def _open_tun(options: Options) -> Tun:
             return adopt_tun(beyond_standard(options.tun_fd), offload=options.tun_offload)
         except OSError as error:
             raise StartError(f"WG_TUN_FD is unfit: {error.strerror}") from error
-    reasons = {
-        errno.ENOENT: "there is no /dev/net/tun: load the module tun",
-        errno.ENODEV: "there is no TUN driver: load the module tun",
-        errno.ENXIO: "there is no TUN driver: load the module tun",
-        errno.ENOTTY: "what is at /dev/net/tun is no TUN device",
-        errno.EISDIR: "what is at /dev/net/tun is no TUN device",
-        errno.EPERM: "no permission to make an interface: run as root (it takes CAP_NET_ADMIN)",
-        errno.EBUSY: f"the interface {name} exists and is in use",
-        errno.EINVAL: f"an interface {name} of another kind exists",
-    }
     try:
         return open_tun(
             name, queues=options.workers, vnet_hdr=options.vnet_hdr, offload=options.tun_offload
         )
     except OSError as error:
-        if error.filename and error.errno in (errno.EACCES, errno.EPERM):
-            where = "run as root, or let the container have the device"
-            raise StartError(f"no permission for {error.filename}: {where}") from error
-        other = f"cannot make the interface {name}: {error.strerror}"
-        raise StartError(reasons.get(error.errno or 0, other)) from error
+        raise StartError(why_no_interface(name, error)) from error
 
 
 def _open_key_log(stack: contextlib.ExitStack, options: Options) -> KeyLog | None:
@@ -225,62 +185,21 @@ async def _set_up_link(link: Link, options: Options) -> None:
 
 
 def _open_listeners(stack: contextlib.ExitStack, name: str, options: Options) -> Listeners:
-    """Open them for as long as the stack, and their files too, if they have any."""
-    uapi = stack.enter_context(_open_uapi(name, options))
-    _remove_at_end(stack, uapi)
-    status = _open_status(name, options)
-    if status is not None:
-        stack.enter_context(status)
-        _remove_at_end(stack, status)
-    return Listeners(name, uapi, status)
+    access = Access(
+        group=options.socket_gid,
+        status_group=options.status_gid,
+        has_status=options.status,
+        trust_directory=options.trust_socket_dir,
+    )
+    given = None if options.uapi_fd is None else _adopt_uapi(options.uapi_fd)
+    return open_listeners(stack, name, access, given)
 
 
-def _remove_at_end(stack: contextlib.ExitStack, listener: socket.socket) -> None:
-    file = _socket_file(listener)
-    if file is not None:
-        stack.callback(file.remove)
-
-
-def _open_uapi(name: str, options: Options) -> socket.socket:
+def _adopt_uapi(fd: int) -> socket.socket:
     try:
-        if options.uapi_fd is not None:
-            return adopt_socket(beyond_standard(options.uapi_fd))
-        trust = options.trust_socket_dir
-        return open_socket(name, group=options.socket_gid, trust_directory=trust)
+        return adopt_socket(beyond_standard(fd))
     except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise StartError(f"the socket {error.filename} is in use") from error
-        path = error.filename or DIRECTORY / f"{name}.sock"
-        given = "WG_UAPI_FD" if options.uapi_fd is not None else path
-        raise StartError(f"cannot listen on {given}: {error.strerror}") from error
-
-
-def _open_status(name: str, options: Options) -> socket.socket | None:
-    """Return none, and say why, where there can be none: carrying packets needs no status."""
-    if not options.status:
-        return None
-    try:
-        return open_socket(
-            name,
-            STATUS_DIRECTORY,
-            STATUS_SUFFIX,
-            group=options.status_gid,
-            trust_directory=options.trust_socket_dir,
-        )
-    except OSError as error:
-        unprivileged = error.errno in (errno.EACCES, errno.EROFS) and options.status_gid is None
-        level = logging.INFO if unprivileged else logging.ERROR
-        path = error.filename or STATUS_DIRECTORY
-        _log.log(level, "there is no status socket: %s: %s", path, error.strerror)
-        return None
-
-
-def _socket_file(listener: socket.socket) -> SocketFile | None:
-    """Return none for a given socket that has no file to watch and to remove."""
-    try:
-        return SocketFile.of(listener)
-    except OSError:
-        return None
+        raise StartError(f"cannot listen on WG_UAPI_FD: {error.strerror}") from error
 
 
 def _open_plane(aead: str | None, workers: int) -> Plane:

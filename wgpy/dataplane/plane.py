@@ -38,12 +38,18 @@ from wgpy.dataplane.types import (
 # Implementation constants; api.h is their home.
 MAX_PEERS: Final[int] = lib.WG_MAX_PEERS
 MAX_WORKERS: Final[int] = lib.WG_MAX_WORKERS
+DEFAULT_WORKERS_MAX: Final = 4  # more than 25 Gbit/s takes; each costs memory and AEAD contexts
 FEW_ALLOWED_IPS: Final = 16  # most peers have no more
 
 
 def aead_backends() -> tuple[str, ...]:
     """Name the AEAD backends that were built in and work here, fastest first."""
     return tuple(ffi.string(lib.wg_aead_backends()).decode().split(","))
+
+
+def default_workers() -> int:
+    """Return how many workers an interface of the system has unless somebody says otherwise."""
+    return max(1, min(DEFAULT_WORKERS_MAX, len(os.sched_getaffinity(0)) // 2))
 
 
 class Plane:

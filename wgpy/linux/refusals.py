@@ -1,7 +1,7 @@
-"""Why a private network cannot be had here, and what to do about it: a sentence for the user.
+"""Why a network or an interface cannot be had here, and what to do about it: a sentence for users.
 
-The keeper tells where it failed and how; what the host says of itself tells why.  See
-user_namespaces(7), namespaces(7).
+Of a private network the keeper tells where it failed and how; what the host says of itself tells
+why.  See user_namespaces(7), namespaces(7).
 """
 
 import errno
@@ -25,6 +25,25 @@ def why_not(step: str, number: int, reason: str) -> str:
         "files": _files,
     }.get(step)
     return (explain and explain(number)) or f"no private network can be had here: {step}: {reason}"
+
+
+def why_no_interface(name: str, error: OSError) -> str:
+    """Return the sentence for an interface of the system that open_tun refused."""
+    if error.filename and error.errno in (errno.EACCES, errno.EPERM):
+        where = "run as root, or let the container have the device"
+        return f"no permission for {error.filename}: {where}"
+    reasons = {
+        errno.ENOENT: "there is no /dev/net/tun: load the module tun",
+        errno.ENODEV: "there is no TUN driver: load the module tun",
+        errno.ENXIO: "there is no TUN driver: load the module tun",
+        errno.ENOTTY: "what is at /dev/net/tun is no TUN device",
+        errno.EISDIR: "what is at /dev/net/tun is no TUN device",
+        errno.EPERM: "no permission to make an interface: run as root (it takes CAP_NET_ADMIN)",
+        errno.EBUSY: f"the interface {name} exists and is in use",
+        errno.EINVAL: f"an interface {name} of another kind exists",
+    }
+    other = f"cannot make the interface {name}: {error.strerror}"
+    return reasons.get(error.errno or 0, other)
 
 
 def _user_namespace(number: int) -> str | None:

@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 from garbage import without_garbage_collector
 
-from wgpy.daemon import status_socket as status_module
-from wgpy.daemon.status_socket import CLIENTS_MAX, StatusServer
+from wgpy import status_socket as status_module
 from wgpy.status import (
     SUFFIX,
     DeviceStatus,
@@ -24,6 +23,7 @@ from wgpy.status import (
     Severity,
     from_json_untrusted,
 )
+from wgpy.status_socket import CLIENTS_MAX, StatusServer
 from wgpy.uapi.socket_file import open_socket
 
 NEVER_S = 3600.0
