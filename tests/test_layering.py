@@ -132,6 +132,18 @@ ROOMS: list[dict[str, set[str]]] = [
         },
     },
     {
+        "wgpy.embedded": {
+            "wgpy.config",
+            "wgpy.dataplane",
+            "wgpy.endpoints",
+            "wgpy.engine",
+            "wgpy.errors",
+            "wgpy.events",
+            "wgpy.linux",
+            "wgpy.ports",
+            "wgpy.settings",
+            "wgpy.status",
+        },
         "wgpy.listeners": {
             "wgpy.config",
             "wgpy.engine",
@@ -166,16 +178,11 @@ ROOMS: list[dict[str, set[str]]] = [
             "wgpy.uapi",
         },
         "wgpy.tunnel": {
-            "wgpy.config",
-            "wgpy.dataplane",
-            "wgpy.endpoints",
+            "wgpy.embedded",
             "wgpy.engine",
-            "wgpy.errors",
-            "wgpy.events",
             "wgpy.linux",
             "wgpy.process",
             "wgpy.settings",
-            "wgpy.status",
         },
     },
     {

@@ -9,25 +9,17 @@ and sockets of it are sockets like any.  WireGuard and its UDP sockets are in th
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from wgpy.config import DeviceChange
-from wgpy.errors import LinkDeletedError, WgpyError
+from wgpy.embedded import Embedded
 from wgpy.linux.namespace import Found, Namespace
 from wgpy.process import Process, Stream, start
 from wgpy.settings import Config
-
-if TYPE_CHECKING:
-    from wgpy.dataplane.plane import Plane
-    from wgpy.endpoints import EndpointFinder
-    from wgpy.engine import Engine
-    from wgpy.events import EventStream
-    from wgpy.status import DeviceStatus
 
 NAME: Final = "wg0"
 STREAM_LIMIT: Final = 1 << 16  # bytes; asyncio's
@@ -39,7 +31,7 @@ AddressInfo = tuple[int, int, int, str, tuple[Any, ...]]  # as of getaddrinfo
 _log = logging.getLogger(__name__)
 
 
-class Tunnel:
+class Tunnel(Embedded):
     """An async context manager: the tunnel exists inside of it.
 
     Entering raises StartError where a private network cannot be had, with what to do about it, and
@@ -50,47 +42,8 @@ class Tunnel:
 
     def __init__(self, config: Config, *, name: str = NAME) -> None:
         """Take what it is to be; name is that of the interface, in its own network."""
-        self._config = config
-        self._name = name
+        super().__init__(config, name)
         self._network: Namespace
-        self._plane: Plane
-        self._engine: Engine
-        self._finder: EndpointFinder
-        self._life: asyncio.Task[str]
-
-    async def __aenter__(self) -> "Tunnel":
-        """Make it.  Raises StartError, ConfigError, OSError."""
-        ready = asyncio.get_running_loop().create_future()
-        self._life = asyncio.create_task(self._live(ready))
-        either: set[asyncio.Future[Any]] = {ready, self._life}
-        try:
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError:
-            self._life.cancel()
-            await asyncio.wait({self._life})
-            raise
-        if not ready.done():
-            await self._life  # which raises
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """End it: sockets of it go silent, commands in it are killed."""
-        self._engine.end_because("closed")
-        await asyncio.wait({self._life})
-        if not self._life.cancelled():
-            self._life.exception()  # which until_end raises, for who asks; the log has it
-
-    async def until_end(self) -> str:
-        """Return why it ended, when it has.
-
-        Raises LinkDeletedError if a command deleted its interface, DataThreadError, OSError.
-        """
-        return await asyncio.shield(self._life)
 
     # ---- connections ----
 
@@ -138,12 +91,25 @@ class Tunnel:
         """
         if options.get("ssl"):
             options.setdefault("server_hostname", host)
-        connected = await self._connect(host, port)
+        connected = await self.create_connection((host, port))
         try:
             return await asyncio.open_connection(sock=connected, **options)
         except BaseException:
             connected.close()
             raise
+
+    async def create_connection(
+        self, address: tuple[str, str | int], *, timeout: float | None = None
+    ) -> Socket:
+        """Return a connected socket that does not block, for libraries that take one.
+
+        Each address of the host is tried, within timeout (s) in all.  Raises TimeoutError,
+        socket.gaierror, OSError.
+        """
+        try:
+            return await asyncio.wait_for(self._connect(*address), timeout)
+        except asyncio.TimeoutError:  # which is TimeoutError since Python 3.11 only
+            raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)) from None
 
     async def start_server(
         self, client_connected: ClientConnected, host: str | None, port: int, **options: Any
@@ -213,53 +179,21 @@ class Tunnel:
             limit=limit,
         )
 
-    # ---- WireGuard ----
-
-    async def configure(self, change: DeviceChange) -> None:
-        """Apply a change, whole or not at all.  Raises ConfigError.
-
-        Who is given an endpoint here is at that one, whatever name the peer had.
-        """
-        self._engine.device.configure(change)
-        if change.replace_peers:
-            for peer in self._config.peers:
-                self._finder.forget(peer.public_key)
-        for section in change.peers:
-            if section.remove or section.endpoint is not None:
-                self._finder.forget(section.public_key)
-
-    async def status(self) -> "DeviceStatus":
-        """Return what can be seen of the tunnel and its peers."""
-        return await self._engine.status(self._name)
-
-    def events(self) -> "EventStream":
-        """Return a stream of what happens from now on, for its user to close."""
-        return self._engine.events(self._name)
-
     # ---- from birth to death ----
 
-    async def _live(self, ready: "asyncio.Future[None]") -> str:
-        """Open all, in the order network, plane, engine; close it in the reverse when it ends."""
-        async with contextlib.AsyncExitStack() as stack:
-            self._network = Namespace()
-            stack.push_async_callback(self._network.close)
-            starting = asyncio.ensure_future(self._network.start(self._name, self._resolv_conf()))
-            await asyncio.sleep(0)  # it is asked, and makes the network while we import the rest
-            await self._assemble(stack, starting)
-            ready.set_result(None)
-            try:
-                return await self._engine.until_end()
-            except (WgpyError, OSError) as error:
-                deleted = isinstance(error, LinkDeletedError)
-                _log.error("the tunnel ends: %s", "interface deleted" if deleted else error)
-                raise
+    async def _assemble(self, stack: contextlib.AsyncExitStack) -> None:
+        """Open all, in the order network, plane, engine."""
+        self._network = Namespace()
+        stack.push_async_callback(self._network.close)
+        starting = asyncio.ensure_future(self._network.start(self._name, self._resolv_conf()))
+        await asyncio.sleep(0)  # it is asked, and makes the network while we import the rest
+        await self._join(stack, starting)
 
-    async def _assemble(
+    async def _join(
         self, stack: contextlib.AsyncExitStack, starting: "asyncio.Future[None]"
     ) -> None:
         """Join network and engine.  What is imported here takes longer than to make the network."""
-        from wgpy.dataplane.plane import Plane
-        from wgpy.engine import Engine
+        import wgpy.engine  # noqa: F401  which is most of it
         from wgpy.linux.addressing import equip
         from wgpy.linux.link import Link
         from wgpy.linux.sockets import open_sockets
@@ -271,28 +205,12 @@ class Tunnel:
             _log.info("not permitted in the tunnel's network: %s", lack)
         link = Link(network.tun.fds[0], (network.hints, network.requests))
         stack.enter_context(contextlib.closing(link))
-        self._plane = stack.enter_context(contextlib.closing(Plane()))
-        self._engine = Engine(self._plane, network.tun, link, open_sockets)
-        stack.enter_context(contextlib.closing(self._engine))
-        network.ended.add_done_callback(lambda _: self._engine.end_because("the keeper ended"))
-        self._find_peers(stack)
+        engine = self._start_engine(stack, network.tun, link, open_sockets)
+        network.ended.add_done_callback(lambda _: engine.end_because("the keeper ended"))
         async with link.netlink() as netlink:
             mtu = self._config.mtu or DEFAULT_MTU
             await equip(netlink, self._name, self._config.addresses, mtu)
-        await self._engine.until_up()
-
-    def _find_peers(self, stack: contextlib.AsyncExitStack) -> None:
-        """Configure the device, and look up where those peers are whose endpoints are names."""
-        from wgpy.endpoints import EndpointFinder, literal
-
-        device, scheduler = self._engine.device, self._engine.scheduler
-        finder = EndpointFinder(device.configure, device.handshake, scheduler, self._plane.now_ns)
-        self._finder = stack.enter_context(contextlib.closing(finder))
-        hosts = {one.public_key: one.endpoint for one in self._config.peers if one.endpoint}
-        known = {key: at for key, host in hosts.items() if (at := literal(host)) is not None}
-        device.configure(self._config.change(known))
-        for key in hosts.keys() - known.keys():
-            finder.watch(key, hosts[key])
+        await engine.until_up()
 
     def _resolv_conf(self) -> str | None:
         """Return a resolv.conf(5) of the tunnel's servers; without any the host's stays."""

@@ -39,6 +39,15 @@ def test_names_are_looked_up_at_the_server_in_the_tunnel() -> None:
     assert told == {"program": ["10.9.0.7", 5432], "command": "10.9.0.7"}
 
 
+def test_who_does_not_answer_in_time_is_given_up() -> None:
+    told = result(as_nobody(*tunnel_scenario("timed_out")))
+    assert told == {"failure": "ETIMEDOUT", "left": 0, "then": "hello"}
+
+
+def test_what_is_asked_of_a_tunnel_that_has_ended_says_so() -> None:
+    assert result(as_nobody(*tunnel_scenario("asked_too_late"))) == ["ConnectionResetError"] * 3
+
+
 def test_a_deleted_interface_ends_tunnel_and_commands() -> None:
     told = result(as_nobody(*tunnel_scenario("dying_interface")))
     assert told == {

@@ -10,6 +10,7 @@ import ssl
 import sys
 import tempfile
 from base64 import b64decode
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from ipaddress import IPv4Address, IPv4Interface, ip_network
@@ -26,6 +27,7 @@ from wgpy import (
     Config,
     ConfigError,
     DeviceChange,
+    Endpoint,
     Host,
     LinkDeletedError,
     PeerChange,
@@ -37,6 +39,7 @@ from wgpy.linux.netlink import HeldNetlink
 from wgpy.protocol.noise import StaticKey
 from wgpy.testing import LEFT, RIGHT, pair
 
+SILENT = ip_network("198.51.100.0/24")
 KEYS = bytes([1]) * 32, bytes([2]) * 32
 
 
@@ -230,6 +233,45 @@ class Answering(asyncio.DatagramProtocol):
 
     def datagram_received(self, data: bytes, address: Any) -> None:
         self.transport.sendto(answer(data, "10.9.0.7"), address)
+
+
+async def timed_out() -> None:
+    """Who is not to be reached in time is given up, and so is the socket."""
+    async with pair() as (first, second):
+        nobody = PeerConfig(StaticKey(KEYS[0]).public_key, allowed_ips=(SILENT,))
+        nowhere = Endpoint(bytes([127, 0, 0, 1]), 9)
+        await second.configure(DeviceChange(peers=(nobody.change(nowhere),)))
+        open_before = len(os.listdir("/proc/self/fd"))
+        try:
+            await second.create_connection((str(SILENT[1]), 80), timeout=0.2)
+        except TimeoutError as error:
+            failure = errno.errorcode[error.errno or 0]
+        left = len(os.listdir("/proc/self/fd")) - open_before
+        async with await first.start_server(say_hello, LEFT.v4, 80):
+            with await second.create_connection((LEFT.v4, 80), timeout=30) as connected:
+                hello = await asyncio.get_running_loop().sock_recv(connected, 100)
+        tell({"failure": failure, "left": left, "then": hello.decode()})
+
+
+async def asked_too_late() -> None:
+    """What is asked of a tunnel that has ended."""
+    async with Tunnel(Config(KEYS[0])) as tunnel:
+        pass
+    failures = []
+    questions = (tunnel.status, lambda: tunnel.configure(DeviceChange()), told_of(tunnel))
+    for ask in questions:
+        try:
+            await ask()
+        except OSError as error:
+            failures.append(type(error).__name__)
+    tell(failures)
+
+
+def told_of(tunnel: Tunnel) -> Callable[[], Coroutine[Any, Any, None]]:
+    async def listen() -> None:
+        tunnel.events()
+
+    return listen
 
 
 async def dying_interface() -> None:
