@@ -21,6 +21,8 @@ from wgpy.status_socket import StatusServer
 from wgpy.uapi.server import UapiServer
 from wgpy.uapi.socket_file import DIRECTORY, SocketFile, SocketWatch, open_socket
 
+Stack = contextlib.ExitStack | contextlib.AsyncExitStack
+
 _log = logging.getLogger(__name__)
 
 
@@ -40,10 +42,11 @@ class Listeners(NamedTuple):
     name: str
     uapi: socket.socket
     status: socket.socket | None  # None: switched off, or not to be had
+    file: SocketFile | None  # of wg's; None: it was given and has none
 
 
 def open_listeners(
-    stack: contextlib.ExitStack | contextlib.AsyncExitStack,
+    stack: Stack,
     name: str,
     access: Access,
     given: socket.socket | None = None,
@@ -53,16 +56,16 @@ def open_listeners(
     `given` is one to take for wg's.  Raises StartError.
     """
     uapi = stack.enter_context(_open_uapi(name, access) if given is None else given)
-    _remove_at_end(stack, uapi)
+    file = _remove_at_end(stack, uapi)
     status = _open_status(name, access) if access.has_status else None
     if status is not None:
         stack.enter_context(status)
         _remove_at_end(stack, status)
-    return Listeners(name, uapi, status)
+    return Listeners(name, uapi, status, file)
 
 
 def serve(
-    stack: contextlib.ExitStack | contextlib.AsyncExitStack,
+    stack: Stack,
     engine: Engine,
     listeners: Listeners,
     configure: Callable[[DeviceChange], None],
@@ -78,19 +81,27 @@ def serve(
     server = UapiServer(configure, engine.device.snapshot)
     stack.callback(server.close)
     server.serve(listeners.uapi.dup())  # ours stays open: it guards the identity of the file
-    file = _socket_file(listeners.uapi)
-    if file is not None:
+    if listeners.file is not None:
         removed = partial(engine.end_because, "socket removed")
-        stack.enter_context(contextlib.closing(SocketWatch(file, removed)))
-        stack.callback(file.remove)  # first, for a successor may be waiting for the name
+        _watch(stack, listeners.file, removed)
+        stack.callback(listeners.file.remove)  # first, for a successor may be waiting for the name
 
 
-def _remove_at_end(
-    stack: contextlib.ExitStack | contextlib.AsyncExitStack, listener: socket.socket
-) -> None:
-    file = _socket_file(listener)
-    if file is not None:
-        stack.callback(file.remove)
+def _watch(stack: Stack, file: SocketFile, on_removed: Callable[[], None]) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        stack.enter_context(contextlib.closing(SocketWatch(file, on_removed)))
+    if not file.exists():  # before it was watched
+        on_removed()
+
+
+def _remove_at_end(stack: Stack, listener: socket.socket) -> SocketFile | None:
+    """Return the file, none for a given socket that has no file to watch and to remove."""
+    try:
+        file = SocketFile.of(listener)
+    except OSError:
+        return None
+    stack.callback(file.remove)
+    return file
 
 
 def _open_uapi(name: str, access: Access) -> socket.socket:
@@ -118,12 +129,4 @@ def _open_status(name: str, access: Access) -> socket.socket | None:
         level = logging.INFO if unprivileged else logging.ERROR
         path = error.filename or STATUS_DIRECTORY
         _log.log(level, "there is no status socket: %s: %s", path, error.strerror)
-        return None
-
-
-def _socket_file(listener: socket.socket) -> SocketFile | None:
-    """Return none for a given socket that has no file to watch and to remove."""
-    try:
-        return SocketFile.of(listener)
-    except OSError:
         return None
