@@ -177,6 +177,16 @@ ROOMS: list[dict[str, set[str]]] = [
             "wgpy.protocol",
             "wgpy.uapi",
         },
+        "wgpy.interface": {
+            "wgpy.config",
+            "wgpy.dataplane",
+            "wgpy.embedded",
+            "wgpy.errors",
+            "wgpy.linux",
+            "wgpy.listeners",
+            "wgpy.settings",
+            "wgpy.wgquick",
+        },
         "wgpy.tunnel": {
             "wgpy.embedded",
             "wgpy.engine",

@@ -39,9 +39,10 @@ def test_what_starts_first_loads_nothing_heavy(module: str) -> None:
     assert loaded(f"import {module}").isdisjoint(HEAVY)
 
 
-def test_a_tunnel_is_known_before_its_engine_is_loaded() -> None:
+@pytest.mark.parametrize("name", ["Tunnel", "Interface"])
+def test_a_tunnel_is_known_before_its_engine_is_loaded(name: str) -> None:
     """So that the keeper makes the network meanwhile."""
-    assert loaded("import wgpy; wgpy.Tunnel").isdisjoint(set(HEAVY) - {"asyncio"})
+    assert loaded(f"import wgpy; wgpy.{name}").isdisjoint(set(HEAVY) - {"asyncio"})
 
 
 def test_pytest_is_loaded_for_its_fixtures_only() -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         StartError,
         WgpyError,
     )
+    from wgpy.interface import Interface
     from wgpy.process import Process
     from wgpy.settings import Config, PeerConfig
     from wgpy.tunnel import Tunnel
@@ -30,6 +31,7 @@ __all__ = [
     "DeviceChange",
     "Endpoint",
     "Host",
+    "Interface",
     "LinkDeletedError",
     "PeerChange",
     "PeerConfig",
@@ -48,6 +50,7 @@ _HOMES = {
     "DeviceChange": "config",
     "Endpoint": "config",
     "Host": "wgquick",
+    "Interface": "interface",
     "LinkDeletedError": "errors",
     "PeerChange": "config",
     "PeerConfig": "settings",

@@ -1,20 +1,13 @@
 """The example of docs/embedding.md, by somebody without privileges."""
 
-import re
 import subprocess
 import sys
 from base64 import b64encode
 
-from rootless.lab import ROOT, as_nobody, environment, running, tunnel_scenario
+from examples import example
+from rootless.lab import as_nobody, environment, running, tunnel_scenario
 
 from wgpy.protocol.noise import StaticKey
-
-
-def example() -> str:
-    (text,) = re.findall(
-        r"^```python\n(.*?)^```$", (ROOT / "docs/embedding.md").read_text(), re.DOTALL | re.M
-    )
-    return str(text)
 
 
 def keys(number: int) -> tuple[str, str]:
@@ -28,7 +21,7 @@ def test_the_example_runs_as_it_is_written() -> None:
     with running(as_nobody(*tunnel_scenario("serve_example", server[0], client[1]))) as (_, port):
         arguments = (client[0], server[1], "127.0.0.1", str(port))
         done = subprocess.run(
-            as_nobody(sys.executable, "-c", example(), *arguments),
+            as_nobody(sys.executable, "-c", example("wgpy inside a program"), *arguments),
             capture_output=True,
             text=True,
             timeout=60,
