@@ -197,6 +197,14 @@ ROOMS: list[dict[str, set[str]]] = [
     },
     {
         "wgpy.__main__": {"wgpy.daemon"},
+        "wgpy.blocking": {
+            "wgpy.config",
+            "wgpy.linux",
+            "wgpy.process",
+            "wgpy.settings",
+            "wgpy.status",
+            "wgpy.tunnel",
+        },
         "wgpy.testing": {
             "wgpy.errors",
             "wgpy.linux",

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from wgpy.blocking import BlockingTunnel, connect
     from wgpy.config import AllowedIP, DeviceChange, Endpoint, PeerChange
     from wgpy.errors import (
         ConfigError,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AllowedIP",
+    "BlockingTunnel",
     "Config",
     "ConfigError",
     "ConfigFileError",
@@ -39,10 +41,12 @@ __all__ = [
     "StartError",
     "Tunnel",
     "WgpyError",
+    "connect",
 ]
 
 _HOMES = {
     "AllowedIP": "config",
+    "BlockingTunnel": "blocking",
     "Config": "settings",
     "ConfigError": "errors",
     "ConfigFileError": "errors",
@@ -58,6 +62,7 @@ _HOMES = {
     "StartError": "errors",
     "Tunnel": "tunnel",
     "WgpyError": "errors",
+    "connect": "blocking",
 }
 
 
