@@ -6,8 +6,9 @@ from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
 from examples import example
-from rootless.lab import as_nobody, environment, running, scenario, tunnel_scenario
+from rootless.lab import as_nobody, environment, result, running, scenario, tunnel_scenario
 
 from wgpy.protocol.noise import StaticKey
 
@@ -51,6 +52,11 @@ def output(*command: str) -> str:
     return done.stdout.replace("\r\n", "\n")
 
 
+def with_file(file: str, title: str) -> list[str]:
+    """The program below this heading, where that file is home.conf."""
+    return scenario("with_file", file, example(title), file="blocking_scenarios.py")
+
+
 def test_the_example_runs_as_it_is_written() -> None:
     with served() as (arguments, _):
         said = output(sys.executable, "-c", example("wgpy inside a program"), *arguments)
@@ -61,6 +67,20 @@ def test_the_example_runs_as_it_is_written() -> None:
 
 def test_the_example_without_an_event_loop_runs_as_it_is_written() -> None:
     with served() as (_, file):
-        program = "with_file", file, example("Without an event loop")
-        said = output(*scenario(*program, file="blocking_scenarios.py"))
+        said = output(*with_file(file, "Without an event loop"))
     assert said == "HTTP/1.0 200 OK\n\nhello\nping: 0\n"
+
+
+@pytest.mark.parametrize(
+    ("title", "said"), [("aiohttp", "hello"), ("httpx", "hello"), ("Databases", "SELECT 1")]
+)
+def test_a_library_reaches_by_its_hooks_what_has_a_name_in_the_tunnel(
+    title: str, said: str
+) -> None:
+    with served() as (_, file):
+        assert output(*with_file(file, title)) == f"{said}\n"
+
+
+def test_httpx_over_a_tunnel_checks_certificates() -> None:
+    told = result(as_nobody(*tunnel_scenario("https", example("httpx"))))
+    assert told == ["hello", "ConnectError"]

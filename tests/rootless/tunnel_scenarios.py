@@ -10,7 +10,8 @@ import ssl
 import sys
 import tempfile
 from base64 import b64decode
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from ipaddress import IPv4Address, IPv4Interface, ip_network
@@ -114,13 +115,39 @@ def certificate(directory: Path) -> tuple[Path, Path]:
     return directory / "key", directory / "cert"
 
 
-async def tls() -> None:
-    """Names in certificates are those of who is asked for, as asyncio has it."""
+def tls_contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """Of the first of two tunnels, and of those who trust it."""
     with tempfile.TemporaryDirectory() as directory:
         key, cert = certificate(Path(directory))
         serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         serving.load_cert_chain(cert, key)
         asking = ssl.create_default_context(cafile=str(cert))
+    return serving, asking
+
+
+async def https(program: str) -> None:
+    """What the program of the documents has for httpx checks certificates as httpx does."""
+    example: dict[str, Any] = {"__name__": "example"}
+    exec(compile(program, "<example>", "exec"), example)
+    serving, asking = tls_contexts()
+    said = []
+    async with (
+        pair() as (first, second),
+        await first.start_server(greet, LEFT.v4, 443, ssl=serving),
+    ):
+        for trusted in (asking, ssl.create_default_context()):
+            transport = example["Transport"](second, trusted)
+            async with example["httpx"].AsyncClient(transport=transport) as client:
+                try:
+                    said.append((await client.get(f"https://{LEFT.v4}/")).text)
+                except example["httpx"].ConnectError as error:
+                    said.append(type(error).__name__)
+    tell(said)
+
+
+async def tls() -> None:
+    """Names in certificates are those of who is asked for, as asyncio has it."""
+    serving, asking = tls_contexts()
     address = LEFT.v4
     async with pair() as (first, second):
         server = await first.start_server(say_hello, address, 443, ssl=serving)
@@ -166,9 +193,39 @@ async def serve_example(private_key: str, client: str) -> None:
         addresses=(IPv4Interface("10.0.0.1/24"),),
         peers=(PeerConfig(b64decode(client), allowed_ips=(ip_network("10.0.0.2"),)),),
     )
-    async with Tunnel(config) as tunnel, await tunnel.start_server(greet, "10.0.0.1", 80):
+    async with (
+        Tunnel(config) as tunnel,
+        await tunnel.start_server(greet, "10.0.0.1", 80),
+        await tunnel.start_server(speak_postgres, "10.0.0.1", 5432),
+        name_server(tunnel, "10.0.0.1"),
+    ):
         tell((await tunnel.status()).listen_port)
         await told("close")
+
+
+async def speak_postgres(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Enough of PostgreSQL's protocol 3.0 for a client that starts and asks simple queries.
+
+    A query is not run: the tag of its completion is the query.
+    """
+
+    def message(kind: bytes, body: bytes) -> bytes:
+        return kind + (4 + len(body)).to_bytes(4, "big") + body
+
+    async def rest() -> bytes:
+        return await reader.readexactly(int.from_bytes(await reader.readexactly(4), "big") - 4)
+
+    parameters = {b"server_version": b"17.0", b"client_encoding": b"UTF8"}
+    ready = message(b"Z", b"I")
+    assert (await rest()).startswith((3 << 16).to_bytes(4, "big"))
+    writer.write(message(b"R", bytes(4)))  # no password is asked for
+    for name, value in parameters.items():
+        writer.write(message(b"S", name + b"\0" + value + b"\0"))
+    writer.write(message(b"K", bytes(8)) + ready)
+    while (kind := await reader.readexactly(1)) == b"Q":
+        writer.write(message(b"C", await rest()) + ready)
+    assert kind == b"X"
+    writer.close()
 
 
 async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -211,28 +268,44 @@ exit 3
 
 async def names() -> None:
     """Names are looked up at the server in the tunnel, for the program and for commands."""
-    loop = asyncio.get_running_loop()
-    async with pair(adapt=with_dns) as (first, second):
-        server = first.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        server.bind((LEFT.v4, 53))
-        server.setblocking(False)
-        transport, _ = await loop.create_datagram_endpoint(Answering, sock=server)
+    async with (
+        pair(adapt=with_dns) as (first, second),
+        name_server(first, LEFT.v4, "10.9.0.7"),
+    ):
         infos = await second.getaddrinfo("db.internal", 5432, family=socket.AF_INET)
         command = ("getent", "ahostsv4", "db.internal")
         process = await second.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
         output, _ = await process.communicate()
         tell({"program": infos[0][-1], "command": (output or b"").split()[0].decode()})
+
+
+@asynccontextmanager
+async def name_server(tunnel: Tunnel, address: str, other: str = "") -> AsyncIterator[None]:
+    """One at this address, which has one address for every name: its own or the other."""
+    server = tunnel.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    server.bind((address, 53))
+    server.setblocking(False)
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_datagram_endpoint(
+        lambda: Answering(other or address), sock=server
+    )
+    try:
+        yield
+    finally:
         transport.close()
 
 
 class Answering(asyncio.DatagramProtocol):
     """A name server that has one address for every name."""
 
+    def __init__(self, address: str) -> None:
+        self._address = address
+
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
 
     def datagram_received(self, data: bytes, address: Any) -> None:
-        self.transport.sendto(answer(data, "10.9.0.7"), address)
+        self.transport.sendto(answer(data, self._address), address)
 
 
 async def timed_out() -> None:
