@@ -1,11 +1,14 @@
-"""What pyproject.toml cannot say: the cffi module, and files that are not Python's."""
+"""What pyproject.toml cannot say: the cffi modules, and files that are not Python's."""
 
 from glob import glob
 
 from setuptools import setup
 
 setup(
-    cffi_modules=["wgpy/dataplane/build.py:builder"],
+    cffi_modules=[
+        "wgpy/dataplane/build.py:builder",
+        "wgpy/dataplane/build.py:relay_builder",
+    ],
     data_files=[
         ("share/man/man8", glob("man/*.8")),
         ("share/bash-completion/completions", ["completions/wgpyctl"]),

@@ -148,7 +148,7 @@ wgpy_suite_with_python() # VERSION CODENAME
 # What is compiled or read by the installer; everything else is live in an editable install.
 wgpy_build_checksum()
 {
-    (cd -- "$ROOT" && cat setup.py pyproject.toml bin/wgpy wgpy/dataplane/build.py wgpy/dataplane/*.[ch]) |
+    (cd -- "$ROOT" && cat setup.py pyproject.toml bin/wgpy wgpy/dataplane/build.py wgpy/{dataplane,relay}/*.[ch]) |
         cksum
 }
 

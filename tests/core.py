@@ -101,7 +101,7 @@ def _checksum(build: Any) -> str:
 def _build(build: Any, path: Path) -> None:
     ffi = cffi.FFI()
     ffi.cdef(build.cdef((build.HERE / "api.h").read_text() + (HERE / "doors.h").read_text()))
-    ffi.set_source(CORE, '#include "doors.h"' + build.CORE_PREAMBLE)
+    ffi.set_source(CORE, '#include "doors.h"' + build.PREAMBLE)
     with tempfile.TemporaryDirectory(dir=path.parent) as directory:
         module, library = Path(directory, "_core.c"), Path(directory, "_core.so")
         ffi.emit_c_code(str(module))

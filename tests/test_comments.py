@@ -10,7 +10,7 @@ CODE = [
     path
     for folder in ("bench", "tests", "wgpy")
     for path in sorted((ROOT / folder).rglob("*.*"))
-    if path.suffix in {".py", ".c", ".h"} and path.stem != "_core"
+    if path.suffix in {".py", ".c", ".h"} and path.stem not in ("_core", "_relay")
 ]
 C = [path for path in CODE if path.suffix != ".py"]
 

@@ -60,6 +60,7 @@ ROOMS: list[dict[str, set[str]]] = [
             "wgpy.status",
             "wgpy.text",
         },
+        "wgpy.relay": {"wgpy.dataplane", "wgpy.units"},
         "wgpy.diagnosis_changes": {"wgpy.events", "wgpy.status"},
         "wgpy.endpoints": {
             "wgpy.addresses",

@@ -1,6 +1,7 @@
-"""Builds wgpy.dataplane._core: the C data plane as a cffi API-mode module.
+"""Builds wgpy.dataplane._core, the C data plane, and wgpy.relay._relay, the relay of the proxy.
 
-The cdef is api.h itself, less its preprocessor lines, so nothing is declared twice.
+Each is a cffi API-mode module.  The cdef is its api.h itself, less the preprocessor lines, so
+nothing is declared twice.
 
 Environment: CC, as for every Python extension; WGPY_SANITIZE, a value for -fsanitize=
 ("address,undefined"); WGPY_WERROR=1, warnings are errors (for developers: a newer compiler's new
@@ -21,6 +22,8 @@ from cffi import FFI
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 MODULE = "wgpy.dataplane._core"
+RELAY = ROOT / "wgpy/relay"
+RELAY_MODULE = "wgpy.relay._relay"
 
 C_FLAGS = [
     "-std=gnu11",
@@ -36,7 +39,7 @@ LINK_HARDENING = ["-Wl,-z,relro,-z,now"]
 LIBRARIES = ["-lcrypto", "-lpthread"]
 
 # What cffi generates is not ours to keep clean; it comes after this text in the same file.
-CORE_PREAMBLE = """
+PREAMBLE = """
 #include "api.h"
 #pragma GCC diagnostic ignored "-Wconversion"
 #pragma GCC diagnostic ignored "-Wshadow"
@@ -111,13 +114,17 @@ def has_ipsec_mb() -> bool:
 
 
 def flags() -> tuple[list[str], list[str]]:
-    """Return compiler and linker flags, the libraries among them."""
-    compile_args, libraries = C_FLAGS + WARNINGS, LIBRARIES
+    """Return compiler and linker flags of the core, the libraries among them."""
+    if has_ipsec_mb():
+        return with_libraries([*LIBRARIES, "-lIPSec_MB"], "-DWGPY_IPSEC_MB=1")
+    return with_libraries(LIBRARIES)
+
+
+def with_libraries(libraries: list[str], *defines: str) -> tuple[list[str], list[str]]:
+    """Return compiler and linker flags of a module, the libraries among them."""
+    compile_args = [*C_FLAGS, *WARNINGS, *defines]
     if os.environ.get("WGPY_WERROR") == "1":
         compile_args = [*compile_args, "-Werror"]
-    if has_ipsec_mb():
-        compile_args = [*compile_args, "-DWGPY_IPSEC_MB=1"]
-        libraries = [*libraries, "-lIPSec_MB"]
     sanitize = os.environ.get("WGPY_SANITIZE")
     if not sanitize:
         return compile_args + HARDENING, LINK_HARDENING + libraries
@@ -143,15 +150,29 @@ def link(output: Path, *arguments: str) -> None:
 def builder() -> FFI:
     """Make the cffi builder that setuptools and `python -m wgpy.dataplane.build` run."""
     require_tools()
-    compile_args, link_args = flags()
+    return module(MODULE, HERE, sources(), flags())
+
+
+def relay_builder() -> FFI:
+    """Make that of the relay."""
+    require_tools()
+    files = [path for path in sorted(RELAY.glob("*.c")) if path.stem != "_relay"]
+    return module(RELAY_MODULE, RELAY, files, with_libraries(["-lpthread"]))
+
+
+def module(
+    name: str, directory: Path, files: list[Path], arguments: tuple[list[str], list[str]]
+) -> FFI:
+    """Make the builder of a module of C files; arguments are those of compiler and linker."""
+    compile_args, link_args = arguments
     ffi = FFI()
-    ffi.cdef(cdef((HERE / "api.h").read_text()))
+    ffi.cdef(cdef((directory / "api.h").read_text()))
     ffi.set_source(
-        MODULE,
-        CORE_PREAMBLE,
-        sources=[str(path.relative_to(ROOT)) for path in sources()],
-        depends=[str(p.relative_to(ROOT)) for p in sorted(HERE.glob("*.h"))],
-        include_dirs=["wgpy/dataplane"],
+        name,
+        PREAMBLE,
+        sources=[str(path.relative_to(ROOT)) for path in files],
+        depends=[str(p.relative_to(ROOT)) for p in sorted(directory.glob("*.h"))],
+        include_dirs=[str(directory.relative_to(ROOT))],
         extra_compile_args=compile_args,
         extra_link_args=link_args,
     )
@@ -160,4 +181,5 @@ def builder() -> FFI:
 
 if __name__ == "__main__":
     os.chdir(ROOT)
-    builder().compile(tmpdir=str(ROOT), verbose=True)
+    for make in (builder, relay_builder):
+        make().compile(tmpdir=str(ROOT), verbose=True)
