@@ -13,7 +13,7 @@ PLANE = "wgpy.dataplane.plane"
 
 # The rooms from the bottom up, each with all that it imports.
 ROOMS: list[dict[str, set[str]]] = [
-    {"wgpy.units": set(), "wgpy.text": set(), "wgpy.log": set()},
+    {"wgpy.units": set(), "wgpy.text": set(), "wgpy.log": set(), "wgpy.dialing": set()},
     {"wgpy.errors": {"wgpy.text"}},
     {"wgpy.config": {"wgpy.errors"}},
     {
@@ -189,6 +189,7 @@ ROOMS: list[dict[str, set[str]]] = [
             "wgpy.wgquick",
         },
         "wgpy.tunnel": {
+            "wgpy.dialing",
             "wgpy.embedded",
             "wgpy.engine",
             "wgpy.linux",

@@ -12,6 +12,7 @@ from wgpy.ctl import cli as ctl_cli
 from wgpy.ctl import outcome
 from wgpy.daemon import cli, run
 from wgpy.diagnosis import Code
+from wgpy.log import LEVELS
 
 MAN = Path(__file__).resolve().parent.parent / "man"
 PAGE, CTL_PAGE = PAGES = MAN / "wgpy.8", MAN / "wgpyctl.8"
@@ -73,7 +74,7 @@ def test_it_has_every_option_and_no_other(capsys: pytest.CaptureFixture[str]) ->
 
 def test_it_names_every_log_level() -> None:
     levels = section("ENVIRONMENT").partition(".It Ev LOG_LEVEL")[2].partition(".It")[0]
-    assert set(re.findall(r"^\.Cm (\w+)", levels, re.MULTILINE)) == set(cli.LOG_LEVELS)
+    assert set(re.findall(r"^\.Cm (\w+)", levels, re.MULTILINE)) == set(LEVELS)
 
 
 # ---- of wgpyctl ----

@@ -62,6 +62,15 @@ def _parse_zone(zone: str) -> int:
         return parse_decimal(zone, 0xFFFFFFFF)
 
 
+def parse_listen(text: str, otherwise: str) -> tuple[str, int]:
+    """Return address and port of [ADDRESS:]PORT; an IPv6 address is in brackets."""
+    address, _, port_text = text.rpartition(":")
+    port = parse_decimal(port_text, 0xFFFF)
+    if address.startswith("[") and address.endswith("]"):
+        return format_address(inet_pton(AF_INET6, address[1:-1])), port
+    return (format_address(inet_pton(AF_INET, address)) if address else otherwise), port
+
+
 def parse_prefix(text: str) -> AllowedIP:
     """Return what format_prefix shows; without a length it is one address."""
     address_text, slash, bits = text.partition("/")

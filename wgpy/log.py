@@ -5,7 +5,21 @@ from typing import Final
 
 NOTICE: Final = 25  # what an operator needs to know although nothing is wrong
 
+LEVELS: Final = {  # of LOG_LEVEL
+    "verbose": logging.DEBUG,
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "notice": NOTICE,
+    "error": logging.ERROR,
+    "silent": logging.CRITICAL + 1,
+}
+
 logging.addLevelName(NOTICE, "NOTICE")
+
+
+def level(name: str) -> int:
+    """Return the one that LOG_LEVEL names; what it does not know is `notice`."""
+    return LEVELS.get(name.lower(), NOTICE)
 
 
 class LimitedLog:

@@ -16,6 +16,7 @@ import socket
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
+from wgpy.dialing import AddressInfo, connect
 from wgpy.embedded import Embedded
 from wgpy.linux.namespace import Found, Namespace
 from wgpy.process import Process, Stream, start
@@ -26,7 +27,6 @@ STREAM_LIMIT: Final = 1 << 16  # bytes; asyncio's
 
 ClientConnected = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None] | None]
 Socket = socket.socket
-AddressInfo = tuple[int, int, int, str, tuple[Any, ...]]  # as of getaddrinfo
 
 _log = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ class Tunnel(Embedded):
         socket.gaierror, OSError.
         """
         try:
-            return await asyncio.wait_for(self._connect(*address), timeout)
+            return await asyncio.wait_for(connect(self, *address), timeout)
         except asyncio.TimeoutError:  # which is TimeoutError since Python 3.11 only
             raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)) from None
 
@@ -129,27 +129,6 @@ class Tunnel(Embedded):
         except BaseException:
             listener.close()
             raise
-
-    async def _connect(self, host: str, port: str | int) -> Socket:
-        loop = asyncio.get_running_loop()
-        failure = OSError(f"{host} has no address")
-        for info in await self.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-            try:
-                connecting = self.socket_factory(info)
-            except OSError as error:  # a family that the host lacks
-                failure = error
-                continue
-            try:
-                await loop.sock_connect(connecting, info[-1])
-            except OSError as error:
-                connecting.close()
-                failure = error
-            except BaseException:
-                connecting.close()
-                raise
-            else:
-                return connecting
-        raise failure
 
     # ---- commands ----
 

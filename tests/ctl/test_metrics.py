@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 from status_daemon import DROPS, HEALTHY, HOSTILE, PEER, SILENT, fake_wg, serving
 
+from wgpy.addresses import parse_listen
 from wgpy.ctl.cli import main
 from wgpy.ctl.interfaces import Interfaces
 from wgpy.ctl.metrics import (
@@ -23,9 +24,8 @@ from wgpy.ctl.metrics import (
     StatusMetrics,
     format_metrics,
     open_server,
-    parse_listen,
 )
-from wgpy.ctl.outcome import CallError
+from wgpy.ctl.outcome import EXIT_USAGE
 from wgpy.diagnosis import diagnose
 from wgpy.status import DeviceStatus, Tally
 
@@ -130,15 +130,17 @@ def test_no_interface_and_no_file_are_errors(tmp_path: Path) -> None:
 def test_it_listens_on_loopback_unless_an_address_is_given(
     text: str, expected: tuple[str, int]
 ) -> None:
-    assert parse_listen(text) == expected
+    assert parse_listen(text, "127.0.0.1") == expected
 
 
 @pytest.mark.parametrize(
     "text", ["", "x", "65536", "host:1", "1.2.3:1", "\x1b:1", "-1", "1.2.3.4:"]
 )
-def test_what_is_no_address_with_a_port_is_refused(text: str) -> None:
-    with pytest.raises(CallError, match="--listen takes"):
-        parse_listen(text)
+def test_what_is_no_address_with_a_port_is_refused(
+    text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["metrics", f"--listen={text}"]) == EXIT_USAGE
+    assert "--listen takes [ADDRESS:]PORT" in capsys.readouterr().err
 
 
 @contextmanager

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from http.server import ThreadingHTTPServer
-from ipaddress import ip_address
 from socket import AF_INET, AF_INET6
 from threading import BoundedSemaphore
 from typing import Any, Final
@@ -17,7 +16,7 @@ from prometheus_client import CollectorRegistry, MetricsHandler, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from wgpy.addresses import format_prefix, parse_decimal
+from wgpy.addresses import format_prefix, parse_listen
 from wgpy.ctl.interfaces import ALL, Interfaces, NoInterfaceError
 from wgpy.ctl.outcome import EXIT_HEALTHY, CallError
 from wgpy.errors import StatusError
@@ -182,22 +181,14 @@ def serve_metrics(
     interfaces: Interfaces, name: str, listen: str, names: Mapping[bytes, str]
 ) -> int:
     """Serve them until a signal ends it.  Raises CallError."""
-    server = open_server(interfaces, name, *parse_listen(listen), names)
+    try:
+        address, port = parse_listen(listen, LOOPBACK)
+    except (ValueError, OSError):
+        raise CallError(f"--listen takes [ADDRESS:]PORT, not {listen!r}") from None
+    server = open_server(interfaces, name, address, port, names)
     with server:
         server.serve_forever()
     return EXIT_HEALTHY
-
-
-def parse_listen(text: str) -> tuple[str, int]:
-    """Return address and port of [ADDRESS:]PORT; an IPv6 address is in brackets."""
-    address, _, port_text = text.rpartition(":")
-    if address.startswith("[") and address.endswith("]"):
-        address = address[1:-1]
-    try:
-        port = parse_decimal(port_text, 0xFFFF)
-        return (address and str(ip_address(address))) or LOOPBACK, port
-    except ValueError:
-        raise CallError(f"--listen takes [ADDRESS:]PORT, not {text!r}") from None
 
 
 def open_server(

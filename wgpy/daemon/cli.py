@@ -2,7 +2,6 @@
 
 import argparse
 import grp
-import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,19 +13,11 @@ from wgpy.daemon.run import run
 from wgpy.dataplane.plane import MAX_WORKERS, aead_backends, default_workers
 from wgpy.errors import StartError
 from wgpy.linux.tun import check_name
-from wgpy.log import NOTICE
+from wgpy.log import level
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
 
-LOG_LEVELS = {
-    "verbose": logging.DEBUG,
-    "debug": logging.DEBUG,
-    "info": logging.INFO,
-    "notice": NOTICE,
-    "error": logging.ERROR,
-    "silent": logging.CRITICAL + 1,
-}
 
 ENVIRONMENT = """environment:
   WG_PROCESS_FOREGROUND=1      stay in the foreground, as -f does
@@ -91,7 +82,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Options:
         return Options(
             interface=arguments.interface,
             foreground=arguments.foreground or environ.get("WG_PROCESS_FOREGROUND") == "1",
-            log_level=LOG_LEVELS.get(log_level, NOTICE),
+            log_level=level(log_level),
             keep_stderr=log_level not in ("", "silent"),
             aead=environ.get("WGPY_AEAD") or None,
             tun_fd=_descriptor(environ, "WG_TUN_FD"),
