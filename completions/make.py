@@ -24,7 +24,13 @@ INTERFACES: Final = shtab.cmd(
     f"ls /run/wgpy 2>/dev/null | grep -x '{NAME}[.]status' | sed 's/[.]status//'; "
     f"wg show interfaces 2>/dev/null | tr ' ' '\\n' | grep -x '{NAME}'"
 )
-COMPLETIONS: Final = {"interface": INTERFACES, "target": INTERFACES, "names": shtab.FILE}
+COMPLETIONS: Final = {
+    "interface": INTERFACES,
+    "target": INTERFACES,
+    "names": shtab.FILE,
+    "conf": shtab.FILE,
+    "auth": shtab.FILE,
+}
 
 
 def make(shell: shtab.ShellType) -> str:

@@ -50,8 +50,8 @@ function _shtab_wgpyctl_using
   test "$_shtab_wgpyctl_cmdpath" = "$argv"
 end
 
-set -g _shtab_wgpyctl_commands status watch metrics doctor
-set -g _shtab_wgpyctl_opts_with_value --listen --names
+set -g _shtab_wgpyctl_commands status watch metrics doctor proxy
+set -g _shtab_wgpyctl_opts_with_value --auth --http --idle --listen --max-connections --max-per-client --names --socks5 -L -R
 
 complete -c wgpyctl -e
 complete -c wgpyctl -f
@@ -72,3 +72,16 @@ complete -c wgpyctl -n '_shtab_wgpyctl_using metrics; and test $_shtab_wgpyctl_n
 complete -c wgpyctl -n '_shtab_wgpyctl_using; and test $_shtab_wgpyctl_npos -eq 0' -a doctor -d 'try out what can be wrong around an interface'
 complete -c wgpyctl -n '_shtab_wgpyctl_using doctor' -s h -l help -d 'show this help message and exit'
 complete -c wgpyctl -n '_shtab_wgpyctl_using doctor; and test $_shtab_wgpyctl_npos -eq 0' -ka "(ls /run/wgpy 2>/dev/null | grep -x '[A-Za-z0-9_=+.-]*[.]status' | sed 's/[.]status//'; wg show interfaces 2>/dev/null | tr ' ' '\n' | grep -x '[A-Za-z0-9_=+.-]*')" -d 'name of an interface, or a file of wg-quick (with a /)'
+complete -c wgpyctl -n '_shtab_wgpyctl_using; and test $_shtab_wgpyctl_npos -eq 0' -a proxy -d 'let programs of this host into a tunnel'
+complete -c wgpyctl -n '_shtab_wgpyctl_using proxy' -s h -l help -d 'show this help message and exit'
+complete -c wgpyctl -n '_shtab_wgpyctl_using proxy' -l socks5 -x -d 'serve SOCKS5, on the loopback address unless another is given'
+complete -c wgpyctl -n '_shtab_wgpyctl_using proxy' -l http -x -d 'serve CONNECT of HTTP'
+complete -c wgpyctl -n '_shtab_wgpyctl_using proxy' -s L -x -d 'listen here, connect in the tunnel'
+complete -c wgpyctl -n '_shtab_wgpyctl_using proxy' -s R -x -d 'listen in the tunnel, connect here'
+complete -c wgpyctl -n '_shtab_wgpyctl_using proxy' -l auth -xka "(__fish_complete_path (commandline -ct))" -d 'lines of NAME:PASSWORD, who may use it'
+complete -c wgpyctl -n '_shtab_wgpyctl_using proxy' -l allow-remote -d 'listen for other hosts where that is said'
+complete -c wgpyctl -n '_shtab_wgpyctl_using proxy' -l allow-open -d 'and let them in without a password'
+complete -c wgpyctl -n '_shtab_wgpyctl_using proxy' -l max-connections -x -d 'at a time (default: 1024)'
+complete -c wgpyctl -n '_shtab_wgpyctl_using proxy' -l max-per-client -x -d 'of one address (default: as many)'
+complete -c wgpyctl -n '_shtab_wgpyctl_using proxy' -l idle -x -d 'end a connection on which nothing moves (default: 7440; 0: never)'
+complete -c wgpyctl -n '_shtab_wgpyctl_using proxy; and test $_shtab_wgpyctl_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'a file of wg-quick'

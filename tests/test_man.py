@@ -10,6 +10,7 @@ import pytest
 
 from wgpy.ctl import cli as ctl_cli
 from wgpy.ctl import outcome
+from wgpy.ctl import proxy as ctl_proxy
 from wgpy.daemon import cli, run
 from wgpy.diagnosis import Code
 from wgpy.log import LEVELS
@@ -87,7 +88,7 @@ def test_that_of_wgpyctl_has_every_section_that_an_administrator_looks_for() -> 
 
 def test_it_has_every_command_and_option_and_no_other(capsys: pytest.CaptureFixture[str]) -> None:
     commands = items(section("DESCRIPTION", CTL_PAGE), "Cm")
-    assert commands == {"status", "watch", "metrics", "doctor"}
+    assert commands == {"status", "watch", "metrics", "doctor", "proxy"}
     known: set[str] = set()
     for command in commands:
         with pytest.raises(SystemExit):
@@ -115,5 +116,6 @@ def test_it_has_every_metric_and_no_other() -> None:
 
 
 def test_it_has_every_variable_that_wgpyctl_reads_and_no_other() -> None:
-    known = {str(name) for name in variables_of(outcome)} | {"TERM"}
+    known = {str(name) for name in variables_of(outcome) | variables_of(ctl_proxy)}
+    known |= {"TERM", "JOURNAL_STREAM"}
     assert items(section("ENVIRONMENT", CTL_PAGE), "Ev") == known

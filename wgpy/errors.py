@@ -82,3 +82,17 @@ class LinkDeletedError(WgpyError):
 
 class DataThreadError(WgpyError):
     """Why there is no interface any more: a thread of the data plane ended by itself."""
+
+
+class BadRequest(WgpyError):
+    """What a client of the proxy asks for is malformed or refused.
+
+    `answer` is what to send before hanging up, empty for nothing.  `is_guess`: with a wrong name or
+    password, so that the answer had better come late.
+    """
+
+    def __init__(self, text: str, answer: bytes = b"", *, is_guess: bool = False) -> None:
+        """Take what the log and the client need."""
+        super().__init__(text)
+        self.answer = answer
+        self.is_guess = is_guess

@@ -58,7 +58,7 @@ printf '%s\\n' "${COMPREPLY[@]}"
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["wgpyctl", ""], {"status", "watch", "metrics", "doctor"}),
+        (["wgpyctl", ""], {"status", "watch", "metrics", "doctor", "proxy"}),
         (["wgpyctl", "status", "--j"], {"--json"}),
         (["wgpyctl", "status", "w"], {"wg0", "wg1"}),
     ],

@@ -13,11 +13,11 @@ from typing import Final, NoReturn
 
 from wgpy.ctl.interfaces import ALL, Interfaces, NoInterfaceError
 from wgpy.ctl.outcome import EXIT_HEALTHY, EXIT_NO_INTERFACE, EXIT_USAGE, EXIT_WRONG, CallError
-from wgpy.errors import StatusError
+from wgpy.errors import StartError, StatusError
 
 EXIT_STATUS: Final = """exit status:
   0  nothing is wrong, but for notes
-  1  something is wrong with an interface, or its status cannot be had
+  1  something is wrong with an interface, its status cannot be had, or there is no tunnel
   2  the call is wrong, or needs what is not installed
   3  there is no such interface
 """
@@ -32,7 +32,8 @@ def make_parser() -> argparse.ArgumentParser:
     """Return what takes the command line apart; `man wgpyctl` tells the same at length."""
     parser = _Parser(
         prog="wgpyctl",
-        description="Looks at WireGuard interfaces, wgpy's and others, and says what is wrong.",
+        description="Looks at WireGuard interfaces, wgpy's and others, and says what is wrong; "
+        "lets programs into a tunnel without an interface.",
         epilog=EXIT_STATUS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -59,7 +60,32 @@ def make_parser() -> argparse.ArgumentParser:
     doctor.add_argument(
         "target", metavar="NAME|CONF", help="name of an interface, or a file of wg-quick (with a /)"
     )
+    _add_proxy(commands.add_parser("proxy", help="let programs of this host into a tunnel"))
     return parser
+
+
+def _add_proxy(parser: argparse.ArgumentParser) -> None:
+    place, forward = "[ADDRESS:]PORT", "[ADDRESS:]PORT=HOST:PORT[/udp]"
+    parser.add_argument("conf", metavar="CONF", help="a file of wg-quick")
+    for option, metavar, text in (
+        ("--socks5", place, "serve SOCKS5, on the loopback address unless another is given"),
+        ("--http", place, "serve CONNECT of HTTP"),
+        ("-L", forward, "listen here, connect in the tunnel"),
+        ("-R", forward, "listen in the tunnel, connect here"),
+    ):
+        parser.add_argument(option, metavar=metavar, action="append", default=[], help=text)
+    parser.add_argument("--auth", metavar="FILE", help="lines of NAME:PASSWORD, who may use it")
+    for option, text in (
+        ("--allow-remote", "listen for other hosts where that is said"),
+        ("--allow-open", "and let them in without a password"),
+    ):
+        parser.add_argument(option, action="store_true", help=text)
+    for option, metavar, text in (
+        ("--max-connections", "N", "at a time (default: 1024)"),
+        ("--max-per-client", "N", "of one address (default: as many)"),
+        ("--idle", "SECONDS", "end a connection on which nothing moves (default: 7440; 0: never)"),
+    ):
+        parser.add_argument(option, metavar=metavar, type=int, help=text)
 
 
 def _add_interface(parser: argparse.ArgumentParser, text: str, *, default: str | None) -> None:
@@ -77,7 +103,7 @@ def main(argv: Sequence[str] | None = None, interfaces: Interfaces | None = None
         sys.stdout.flush()
     except NoInterfaceError as error:
         return _fail(EXIT_NO_INTERFACE, str(error))
-    except StatusError as error:
+    except (StatusError, StartError) as error:
         return _fail(EXIT_WRONG, str(error))
     except CallError as error:
         return _fail(EXIT_USAGE, str(error))
@@ -103,6 +129,8 @@ def _run(arguments: argparse.Namespace, interfaces: Interfaces) -> int:
         _watch(interfaces, arguments.interface)
     if arguments.command == "metrics":
         return _metrics(interfaces, arguments)
+    if arguments.command == "proxy":
+        return _proxy(arguments)
     from wgpy.ctl.doctor import examine
 
     return examine(interfaces, arguments.target)
@@ -126,6 +154,19 @@ def _metrics(interfaces: Interfaces, arguments: argparse.Namespace) -> int:
     if arguments.listen is None:
         return print_metrics(interfaces, arguments.interface, names)
     return serve_metrics(interfaces, arguments.interface, arguments.listen, names)
+
+
+def _proxy(arguments: argparse.Namespace) -> int:
+    if arguments.http:
+        try:
+            import h11  # noqa: F401
+        except ModuleNotFoundError as error:
+            raise _missing(error, "h11", "proxy") from error
+    from wgpy.ctl.proxy import proxy
+
+    said = vars(arguments)
+    del said["command"]
+    return proxy(**said)
 
 
 def _missing(error: ModuleNotFoundError, package: str, extra: str) -> Exception:
