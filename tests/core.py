@@ -90,7 +90,8 @@ def _build_module() -> Any:
 
 def _checksum(build: Any) -> str:
     """Of all that the file is made of, and of what it has to fit."""
-    made_of = [build.compiler(), build.flags(), sysconfig.get_config_var("SOABI"), cffi.__version__]
+    made_of = [build.compiler(), build.given(), build.flags()]
+    made_of += [sysconfig.get_config_var("SOABI"), cffi.__version__]
     files = [Path(__file__), build.HERE / "build.py", *build.HERE.glob("*.h"), *HERE.glob("*.h")]
     checksum = hashlib.sha256(repr(made_of).encode())
     for file in sorted([*files, *build.sources(), *HERE.glob("*.c")]):

@@ -3,13 +3,13 @@
 Each is a cffi API-mode module.  The cdef is its api.h itself, less the preprocessor lines, so
 nothing is declared twice.
 
-Environment: CC, as for every Python extension; WGPY_SANITIZE, a value for -fsanitize=
-("address,undefined"); WGPY_WERROR=1, warnings are errors (for developers: a newer compiler's new
-warning is no reason for a user's installation to fail).
+Environment: CC, CPPFLAGS, CFLAGS and LDFLAGS, as for every Python extension; WGPY_IPSEC_MB, 1 to
+demand the faster AEAD library and 0 to do without it (otherwise it is used if it is there);
+WGPY_SANITIZE, a value for -fsanitize= ("address,undefined"); WGPY_WERROR=1, warnings are errors
+(for developers: a newer compiler's new warning is no reason for a user's installation to fail).
 """
 
 import os
-import platform
 import re
 import shlex
 import subprocess
@@ -34,9 +34,20 @@ C_FLAGS = [
     "-fno-plt",
 ]
 WARNINGS = ["-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Wno-sign-conversion"]
+FORTIFY = ("-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE")
 HARDENING = ["-fstack-protector-strong", "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2"]
 LINK_HARDENING = ["-Wl,-z,relro,-z,now"]
 LIBRARIES = ["-lcrypto", "-lpthread"]
+
+# Other machines have libraries of that name too, which have not what aead.c takes.
+IPSEC_MB_PROBE = """
+#ifndef __x86_64__
+#error "for x86-64 only"
+#endif
+#include <intel-ipsec-mb.h>
+int main(void) { IMB_MGR *manager = alloc_mb_mgr(0); IMB_ARCH arch;
+init_mb_mgr_auto(manager, &arch); return imb_get_errno(manager); }
+"""
 
 # What cffi generates is not ours to keep clean; it comes after this text in the same file.
 PREAMBLE = """
@@ -104,13 +115,40 @@ def require_tools() -> None:
 
 
 def has_ipsec_mb() -> bool:
-    """Tell whether the faster AEAD library, Debian's libipsec-mb-dev, is there to be used."""
-    return platform.machine() == "x86_64" and builds(
-        "#include <intel-ipsec-mb.h>\n"
-        "int main(void) { IMB_MGR *manager = alloc_mb_mgr(0); IMB_ARCH arch;\n"
-        "init_mb_mgr_auto(manager, &arch); return imb_get_errno(manager); }",
-        "-lIPSec_MB",
-    )
+    """Tell whether the faster AEAD library, Debian's libipsec-mb-dev, is there to be used.
+
+    SystemExit: it is not, and WGPY_IPSEC_MB demands it; or that is neither 0 nor 1.
+    """
+    asked = os.environ.get("WGPY_IPSEC_MB", "")
+    if asked not in ("", "0", "1"):
+        raise SystemExit(f"wgpy cannot be built: WGPY_IPSEC_MB is {asked!r}, neither 0 nor 1.")
+    if asked == "0":
+        return False
+    found = builds(IPSEC_MB_PROBE, "-lIPSec_MB")
+    if asked == "1" and not found:
+        raise SystemExit(
+            "wgpy cannot be built: WGPY_IPSEC_MB=1 demands ipsec-mb, whose headers or library are "
+            "missing (Debian on x86-64: install libipsec-mb-dev)."
+        )
+    return found
+
+
+def given() -> list[str]:
+    """List the flags of who builds, a distribution for instance; the compiler gets them first."""
+    names = ("CPPFLAGS", "CFLAGS")
+    return [flag for name in names for flag in shlex.split(os.environ.get(name, ""))]
+
+
+def yielding(ours: list[str]) -> list[str]:
+    """Leave out what the flags given have decided: how much to optimize, and to fortify.
+
+    Without optimization there is no fortifying: the C library only warns.
+    """
+    levels = [flag for flag in given() if flag.startswith("-O")]
+    decided: tuple[str, ...] = ("-O",) if levels else ()
+    if levels[-1:] == ["-O0"] or any("_FORTIFY_SOURCE" in flag for flag in given()):
+        decided += FORTIFY
+    return [flag for flag in ours if not flag.startswith(decided)]
 
 
 def flags() -> tuple[list[str], list[str]]:
@@ -127,7 +165,7 @@ def with_libraries(libraries: list[str], *defines: str) -> tuple[list[str], list
         compile_args = [*compile_args, "-Werror"]
     sanitize = os.environ.get("WGPY_SANITIZE")
     if not sanitize:
-        return compile_args + HARDENING, LINK_HARDENING + libraries
+        return yielding(compile_args + HARDENING), LINK_HARDENING + libraries
     checks = [f"-fsanitize={sanitize}", "-fno-sanitize-recover=all"]
     return [*compile_args, *checks, "-fno-omit-frame-pointer", "-g", "-O1"], checks + libraries
 
@@ -143,7 +181,7 @@ def link(output: Path, *arguments: str) -> None:
     For benchmarks and tests.  subprocess.CalledProcessError: it does not build.
     """
     compile_args, link_args = flags()
-    command = [*compiler(), *compile_args, f"-I{HERE}", *map(str, sources()), *arguments]
+    command = [*compiler(), *given(), *compile_args, f"-I{HERE}", *map(str, sources()), *arguments]
     subprocess.run([*command, "-o", str(output), *link_args], check=True)
 
 
