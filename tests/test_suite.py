@@ -10,7 +10,16 @@ FAILED = 125
 
 
 @pytest.mark.parametrize(
-    "arguments", [(), ("trixie",), ("", "true"), ("../trixie", "true"), ("Trixie", "true")]
+    "arguments",
+    [
+        (),
+        ("trixie",),
+        ("", "true"),
+        ("../trixie", "true"),
+        ("Trixie", "true"),
+        ("--bare", "trixie"),
+        ("--bare", "../trixie", "true"),
+    ],
 )
 def test_a_wrong_command_line_is_refused_before_anything_is_fetched(
     arguments: tuple[str, ...],
