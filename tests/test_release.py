@@ -1,4 +1,4 @@
-"""What a release consists of."""
+"""What a release consists of, as far as that goes without building it: scripts/wheel does."""
 
 import os
 import re
@@ -44,6 +44,14 @@ def test_the_sdist_has_all_that_git_knows_and_nothing_else(tmp_path: Path) -> No
     with tarfile.open(sdist) as archive:
         found = {file.name.partition("/")[2] for file in archive if not file.isdir()}
     assert {name for name in found if not MADE.fullmatch(name)} == set(names)
+
+
+@pytest.mark.parametrize("arguments", [("m68k",), ("x86_64", "--help")])
+def test_no_wheel_is_made_for_a_machine_that_is_not_known(arguments: tuple[str, ...]) -> None:
+    command = [str(ROOT / "scripts/wheel"), *arguments]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    assert refused.returncode == 1
+    assert refused.stderr == f"wheel: no wheels are made for '{arguments[-1]}'\n"
 
 
 def test_the_version_has_one_home() -> None:
