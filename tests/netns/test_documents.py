@@ -101,7 +101,8 @@ def ended(written: str) -> str:
 
 
 def test_the_documents_hold_the_commands_that_are_tried() -> None:
-    commands = ["apt-get", "(umask", "WG_QUICK_USERSPACE_IMPLEMENTATION=wgpy", "wgpy", "wgpyctl"]
+    by_wg_quick = "WG_QUICK_USERSPACE_IMPLEMENTATION=wgpy"
+    commands = ["apt-get", "(umask", by_wg_quick, "wgpy", "wgpyctl", "sed"]
     assert [block.split()[0] for block in readme_blocks()] == commands
     assert len(manual_blocks()) == 4
     assert "<" not in config()
@@ -134,7 +135,7 @@ def test_what_is_to_be_installed_is_there(document: str) -> None:
     not Path("/usr/bin/python3").exists(), reason="Debian's Python is not in /usr/bin"
 )
 def test_what_is_written_can_be_typed(checkout: Path, tmp_path: Path) -> None:
-    install, keys, by_wg_quick, by_hand, look = readme_blocks()
+    install, keys, by_wg_quick, by_hand, look, unit = readme_blocks()
     blocks = [by_wg_quick + look, by_hand, *manual_blocks()]
     commands = tmp_path / "commands"
     commands.write_text(
@@ -146,6 +147,8 @@ def test_what_is_written_can_be_typed(checkout: Path, tmp_path: Path) -> None:
                     BLOCK.format(written=ended(block), number=number)
                     for number, block in enumerate(blocks)
                 ),
+                unit,
+                "grep -x 'ExecStart=/opt/wgpy/bin/wgpy -f %i' /etc/systemd/system/wgpy@.service",
                 "man -w wgpy || ls -L /usr/local/share/man/man8/wgpy.8",
             ]
         )
