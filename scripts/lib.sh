@@ -21,6 +21,8 @@
 #   wgpy_suite_with_python VERSION CODENAME
 #                                another suite of Debian than that, which has it as python3; fails if
 #                                there is none
+#   wgpy_pip_platforms MACHINE   options by which pip takes what runs on such a machine (aarch64) with
+#                                glibc 2.34 or newer, wherever pip itself is run
 # Package lists, for wgpy_need_packages (words; expand unquoted): WGPY_BUILD_PACKAGES to compile,
 # WGPY_RUN_PACKAGES to use wgpy with wg and wg-quick, WGPY_TEST_PACKAGES for the whole test suite.
 
@@ -143,6 +145,11 @@ wgpy_suite_with_python() # VERSION CODENAME
     esac
     [ "$suite" != "$2" ] || return 1
     printf '%s\n' "$suite"
+}
+
+wgpy_pip_platforms() # MACHINE
+{
+    printf -- "--platform %s_$1\n" manylinux_2_34 manylinux_2_28 manylinux2014
 }
 
 # What is compiled or read by the installer; everything else is live in an editable install.

@@ -8,6 +8,7 @@ for it too.  It is built when it is first imported, and again when something of 
 import hashlib
 import importlib.util
 import os
+import platform
 import sys
 import sysconfig
 import tempfile
@@ -66,7 +67,8 @@ def built() -> Path:
         build.require_tools()
     except SystemExit as missing:
         pytest.skip(str(missing), allow_module_level=True)
-    directory = ROOT / "build/tests-core" / os.environ.get("WGPY_SANITIZE", "plain")
+    kind = os.environ.get("WGPY_SANITIZE", "plain")
+    directory = ROOT / "build/tests-core" / platform.machine() / kind
     path = directory / f"{_checksum(build)}.so"
     if not path.exists():
         directory.mkdir(parents=True, exist_ok=True)
