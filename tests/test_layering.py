@@ -218,7 +218,7 @@ ROOMS: list[dict[str, set[str]]] = [
         },
     },
     {
-        "wgpy.__main__": {"wgpy.daemon"},
+        "wgpy.__main__": {"wgpy.daemon", "wgpy.linux"},
         "wgpy.blocking": {
             "wgpy.config",
             "wgpy.linux",

@@ -3,7 +3,7 @@
 import os
 import sys
 
-from wgpy.daemon.streams import open_standard_streams
+from wgpy.linux.streams import open_standard_streams
 
 try:
     open_standard_streams()

@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
-from wgpy.daemon.streams import STDERR
+from wgpy.linux.streams import STDERR
 from wgpy.log import NOTICE
 
 QUEUE_LEN: Final = 1 << 17  # bytes that wait for a reader; as many may be with the thread

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable
 from typing import NoReturn
 
 from wgpy.daemon.logs import say
-from wgpy.daemon.streams import STDERR
 from wgpy.errors import StartError
 from wgpy.linux.libc import forbid_core_dumps, set_process_name
+from wgpy.linux.streams import STDERR
 
 END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGXCPU)
 IGNORED_SIGNALS = (  # they would end us out of order, if nobody cared
