@@ -158,6 +158,13 @@ class Tunnel(Embedded):
             limit=limit,
         )
 
+    def open_spaces(self) -> list[int]:
+        """Return descriptors for setns(2): its user, mount, network and PID namespace.
+
+        They are the caller's to close.  Raises OSError.
+        """
+        return self._network.open_spaces()
+
     # ---- from birth to death ----
 
     async def _assemble(self, stack: contextlib.AsyncExitStack) -> None:

@@ -92,6 +92,11 @@ def unshare(flags: int) -> None:
     _checked(_libc.unshare(flags))
 
 
+def setns(fd: int) -> None:
+    """Live in the namespace of this descriptor from now on; see setns(2).  Raises OSError."""
+    _checked(_libc.setns(fd, 0))
+
+
 def mount(source: str, target: str, kind: str | None = None, flags: int = 0) -> None:
     """Mount something of this kind, or with MS_BIND what is at source; see mount(2).
 

@@ -23,6 +23,7 @@ from wgpy.errors import StartError
 from wgpy.linux import parcels
 from wgpy.linux.parcels import Letter
 from wgpy.linux.refusals import why_not
+from wgpy.linux.spaces import open_spaces
 from wgpy.linux.tun import Tun
 from wgpy.ports import Feature
 
@@ -108,6 +109,10 @@ class Namespace:
         self.tun = Tun(tuple(queues), Feature(answer["features"]))
         self._owned.callback(self.tun.close)
         self.lacks = answer["lacks"]
+
+    def open_spaces(self) -> list[int]:
+        """Return descriptors of its namespaces, as wgpy.linux.spaces has them.  Raises OSError."""
+        return open_spaces(self._pid)
 
     async def close(self) -> None:
         """End all that runs in there, and wait until it has."""
