@@ -24,12 +24,17 @@ INTERFACES: Final = shtab.cmd(
     f"ls /run/wgpy 2>/dev/null | grep -x '{NAME}[.]status' | sed 's/[.]status//'; "
     f"wg show interfaces 2>/dev/null | tr ' ' '\\n' | grep -x '{NAME}'"
 )
+TUNNELS: Final = shtab.cmd(
+    "ls /run/wgpy /run/user/*/wgpy /tmp/wgpy-* 2>/dev/null "
+    f"| grep -x '{NAME}[.]exec' | sed 's/[.]exec//'"
+)
 COMPLETIONS: Final = {
     "interface": INTERFACES,
     "target": INTERFACES,
     "names": shtab.FILE,
     "conf": shtab.FILE,
     "auth": shtab.FILE,
+    "join": TUNNELS,
 }
 
 

@@ -50,8 +50,8 @@ function _shtab_wgpyctl_using
   test "$_shtab_wgpyctl_cmdpath" = "$argv"
 end
 
-set -g _shtab_wgpyctl_commands status watch metrics doctor proxy
-set -g _shtab_wgpyctl_opts_with_value --auth --http --idle --listen --max-connections --max-per-client --names --socks5 -L -R
+set -g _shtab_wgpyctl_commands status watch metrics doctor proxy exec
+set -g _shtab_wgpyctl_opts_with_value --auth --http --idle --join --listen --max-connections --max-per-client --name --names --socks5 -L -R
 
 complete -c wgpyctl -e
 complete -c wgpyctl -f
@@ -85,3 +85,9 @@ complete -c wgpyctl -n '_shtab_wgpyctl_using proxy' -l max-connections -x -d 'at
 complete -c wgpyctl -n '_shtab_wgpyctl_using proxy' -l max-per-client -x -d 'of one address (default: as many)'
 complete -c wgpyctl -n '_shtab_wgpyctl_using proxy' -l idle -x -d 'end a connection on which nothing moves (default: 7440; 0: never)'
 complete -c wgpyctl -n '_shtab_wgpyctl_using proxy; and test $_shtab_wgpyctl_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'a file of wg-quick'
+complete -c wgpyctl -n '_shtab_wgpyctl_using; and test $_shtab_wgpyctl_npos -eq 0' -a exec -d 'run a command in a tunnel'
+complete -c wgpyctl -n '_shtab_wgpyctl_using exec' -s h -l help -d 'show this help message and exit'
+complete -c wgpyctl -n '_shtab_wgpyctl_using exec' -l name -x -d 'by which others join the tunnel; that of NAME.conf'
+complete -c wgpyctl -n '_shtab_wgpyctl_using exec' -l join -xka "(ls /run/wgpy /run/user/*/wgpy /tmp/wgpy-* 2>/dev/null | grep -x '[A-Za-z0-9_=+.-]*[.]exec' | sed 's/[.]exec//')" -d 'take a tunnel of yours that runs'
+complete -c wgpyctl -n '_shtab_wgpyctl_using exec' -l ignore-commands -d 'pass over PreUp, PostUp, PreDown, PostDown of the file'
+complete -c wgpyctl -n '_shtab_wgpyctl_using exec; and test $_shtab_wgpyctl_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'a file of wg-quick'

@@ -214,6 +214,8 @@ ROOMS: list[dict[str, set[str]]] = [
             "wgpy.settings",
             "wgpy.status",
             "wgpy.text",
+            "wgpy.tunnel",
+            "wgpy.uapi",
             "wgpy.wgquick",
         },
     },

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from wgpy.ctl import cli as ctl_cli
-from wgpy.ctl import outcome
+from wgpy.ctl import keeping, named, outcome
 from wgpy.ctl import proxy as ctl_proxy
 from wgpy.daemon import cli, run
 from wgpy.diagnosis import Code
@@ -82,25 +82,26 @@ def test_it_names_every_log_level() -> None:
 
 
 def test_that_of_wgpyctl_has_every_section_that_an_administrator_looks_for() -> None:
-    for name in ("NAME", "SYNOPSIS", "FILES", "EXIT STATUS", "EXAMPLES", "METRICS", "SECURITY"):
+    common = ("NAME", "SYNOPSIS", "FILES", "SIGNALS", "EXIT STATUS", "EXAMPLES", "SECURITY")
+    for name in (*common, "METRICS"):
         assert section(name, CTL_PAGE)
 
 
 def test_it_has_every_command_and_option_and_no_other(capsys: pytest.CaptureFixture[str]) -> None:
     commands = items(section("DESCRIPTION", CTL_PAGE), "Cm")
-    assert commands == {"status", "watch", "metrics", "doctor", "proxy"}
+    assert commands == {"status", "watch", "metrics", "doctor", "proxy", "exec"}
     known: set[str] = set()
     for command in commands:
         with pytest.raises(SystemExit):
             ctl_cli.main([command, "--help"])
-        known |= set(re.findall(r"(?<=[ \[])--?[\w-]+", capsys.readouterr().out))
+        known |= set(re.findall(r"(?<=[ \[])--?\w[\w-]*", capsys.readouterr().out))
     assert {f"-{name}" for name in items(section("DESCRIPTION", CTL_PAGE), "Fl")} == known
 
 
 def test_it_has_every_exit_status_and_no_other() -> None:
     known = {str(value) for name, value in vars(outcome).items() if name.startswith("EXIT_")}
-    assert set(re.findall(r"^\.It (\d)$", section("EXIT STATUS", CTL_PAGE), re.M)) == known
-    assert set(re.findall(r"^  (\d)  ", ctl_cli.EXIT_STATUS, re.M)) == known
+    assert set(re.findall(r"^\.It (\d+)$", section("EXIT STATUS", CTL_PAGE), re.M)) == known
+    assert set(re.findall(r"^  (\d+)  ", ctl_cli.EXIT_STATUS, re.M)) == known
 
 
 def test_it_has_every_code_with_its_severity_and_no_other() -> None:
@@ -116,6 +117,7 @@ def test_it_has_every_metric_and_no_other() -> None:
 
 
 def test_it_has_every_variable_that_wgpyctl_reads_and_no_other() -> None:
-    known = {str(name) for name in variables_of(outcome) | variables_of(ctl_proxy)}
+    readers = (outcome, ctl_proxy, named, keeping)
+    known = {str(name) for one in readers for name in variables_of(one)}
     known |= {"TERM", "JOURNAL_STREAM"}
     assert items(section("ENVIRONMENT", CTL_PAGE), "Ev") == known

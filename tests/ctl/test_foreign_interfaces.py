@@ -11,7 +11,8 @@ from status_daemon import fake_wg
 
 from wgpy.config import AllowedIP, Endpoint
 from wgpy.ctl.dump import parse_dump_untrusted
-from wgpy.ctl.interfaces import Interfaces, NoInterfaceError
+from wgpy.ctl.interfaces import Interfaces
+from wgpy.ctl.outcome import NoInterfaceError
 from wgpy.errors import StatusError
 from wgpy.status import DeviceStatus, PeerStatus
 

@@ -47,6 +47,13 @@ def test_no_command_loads_the_core(argv: list[str], tmp_path: Path) -> None:
     assert not any(name.startswith("wgpy.dataplane") for name in loaded)
 
 
+def test_exec_leaves_what_is_heavy_to_the_process_of_the_tunnel() -> None:
+    program = "import wgpy.ctl.cli, wgpy.ctl.exec, wgpy.ctl.job, sys; print(*sys.modules)"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    assert {*done.stdout.split()}.isdisjoint({*HEAVY, "wgpy.ctl.interfaces", "wgpy.tunnel"})
+
+
 WITHOUT = """
 import sys
 from pathlib import Path

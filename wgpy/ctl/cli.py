@@ -9,26 +9,48 @@ import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
-from wgpy.ctl.interfaces import ALL, Interfaces, NoInterfaceError
-from wgpy.ctl.outcome import EXIT_HEALTHY, EXIT_NO_INTERFACE, EXIT_USAGE, EXIT_WRONG, CallError
+from wgpy.ctl.outcome import (
+    ALL,
+    EXIT_HEALTHY,
+    EXIT_NO_INTERFACE,
+    EXIT_NO_TUNNEL,
+    EXIT_USAGE,
+    EXIT_WRONG,
+    CallError,
+    NoInterfaceError,
+    fail,
+)
 from wgpy.errors import StartError, StatusError
+
+if TYPE_CHECKING:
+    from wgpy.ctl.interfaces import Interfaces
 
 EXIT_STATUS: Final = """exit status:
   0  nothing is wrong, but for notes
   1  something is wrong with an interface, its status cannot be had, or there is no tunnel
   2  the call is wrong, or needs what is not installed
   3  there is no such interface
+
+of exec, that of its command, and besides:
+  125  there is no tunnel, or the call is wrong
+  126  the command cannot be run
+  127  there is no such command
 """
+EXEC_USAGE: Final = """\
+wgpyctl exec [--name NAME] [--ignore-commands] CONF -- COMMAND...
+       wgpyctl exec --join NAME -- COMMAND..."""
 
 
 class _Parser(argparse.ArgumentParser):
+    exit_status = EXIT_USAGE  # for a wrong call
+
     def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_USAGE, f"wgpyctl: {message} (see wgpyctl --help)\n")
+        self.exit(self.exit_status, f"wgpyctl: {message} (see wgpyctl --help)\n")
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> _Parser:
     """Return what takes the command line apart; `man wgpyctl` tells the same at length."""
     parser = _Parser(
         prog="wgpyctl",
@@ -61,7 +83,20 @@ def make_parser() -> argparse.ArgumentParser:
         "target", metavar="NAME|CONF", help="name of an interface, or a file of wg-quick (with a /)"
     )
     _add_proxy(commands.add_parser("proxy", help="let programs of this host into a tunnel"))
+    _add_exec(commands.add_parser("exec", help="run a command in a tunnel", usage=EXEC_USAGE))
     return parser
+
+
+def _add_exec(parser: _Parser) -> None:
+    parser.exit_status = EXIT_NO_TUNNEL
+    parser.add_argument("conf", metavar="CONF", nargs="?", help="a file of wg-quick")
+    parser.add_argument("--name", help="by which others join the tunnel; that of NAME.conf")
+    parser.add_argument("--join", metavar="NAME", help="take a tunnel of yours that runs")
+    parser.add_argument(
+        "--ignore-commands",
+        action="store_true",
+        help="pass over PreUp, PostUp, PreDown, PostDown of the file",
+    )
 
 
 def _add_proxy(parser: argparse.ArgumentParser) -> None:
@@ -92,21 +127,23 @@ def _add_interface(parser: argparse.ArgumentParser, text: str, *, default: str |
     parser.add_argument("interface", metavar="NAME", nargs="?", default=default, help=text)
 
 
-def main(argv: Sequence[str] | None = None, interfaces: Interfaces | None = None) -> int:
+def main(argv: Sequence[str] | None = None, interfaces: "Interfaces | None" = None) -> int:
     """Run the command; return the exit status.  Raises SystemExit on a wrong call."""
-    arguments = make_parser().parse_args(argv)
+    arguments, command = _parse(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # whatever the locale can show
             stream.reconfigure(errors="backslashreplace")
     try:
-        status = _run(arguments, interfaces or Interfaces())
+        if arguments.command == "exec":
+            return _execute(arguments, command)
+        status = _run(arguments, interfaces or _interfaces())
         sys.stdout.flush()
     except NoInterfaceError as error:
-        return _fail(EXIT_NO_INTERFACE, str(error))
+        return fail(EXIT_NO_INTERFACE, str(error))
     except (StatusError, StartError) as error:
-        return _fail(EXIT_WRONG, str(error))
+        return fail(EXIT_WRONG, str(error))
     except CallError as error:
-        return _fail(EXIT_USAGE, str(error))
+        return fail(EXIT_USAGE, str(error))
     except KeyboardInterrupt:
         return EXIT_HEALTHY
     except BrokenPipeError:  # the reader has seen enough; so that Python does not flush at exit:
@@ -115,12 +152,40 @@ def main(argv: Sequence[str] | None = None, interfaces: Interfaces | None = None
     return status
 
 
-def _fail(status: int, text: str) -> int:
-    print(f"wgpyctl: {text}", file=sys.stderr)
-    return status
+def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, Sequence[str]]:
+    """Return what a command line says, and the command that exec is to run: all after `--`.
+
+    Raises SystemExit.
+    """
+    parser = make_parser()
+    if argv[:1] != ["exec"]:
+        return parser.parse_args(argv), ()
+    parser.exit_status = EXIT_NO_TUNNEL
+    cut = argv.index("--") if "--" in argv else len(argv)
+    ours, command = argv[:cut], argv[cut + 1 :]
+    if not command and {"-h", "--help"}.isdisjoint(ours):
+        parser.error("there is no command: write it after `--`")
+    return parser.parse_args(ours), command
 
 
-def _run(arguments: argparse.Namespace, interfaces: Interfaces) -> int:
+def _execute(arguments: argparse.Namespace, command: Sequence[str]) -> int:
+    from wgpy.ctl.exec import Call, execute
+
+    names = arguments.name, arguments.join
+    try:
+        call = Call(command, arguments.conf, *names, ignore_commands=arguments.ignore_commands)
+    except CallError as error:
+        return fail(EXIT_NO_TUNNEL, str(error))
+    return execute(call)
+
+
+def _interfaces() -> "Interfaces":
+    from wgpy.ctl.interfaces import Interfaces
+
+    return Interfaces()
+
+
+def _run(arguments: argparse.Namespace, interfaces: "Interfaces") -> int:
     if arguments.command == "status":
         from wgpy.ctl.show import show
 
@@ -136,7 +201,7 @@ def _run(arguments: argparse.Namespace, interfaces: Interfaces) -> int:
     return examine(interfaces, arguments.target)
 
 
-def _watch(interfaces: Interfaces, name: str | None) -> NoReturn:
+def _watch(interfaces: "Interfaces", name: str | None) -> NoReturn:
     try:
         from wgpy.ctl.watch import watch
     except ModuleNotFoundError as error:
@@ -144,7 +209,7 @@ def _watch(interfaces: Interfaces, name: str | None) -> NoReturn:
     watch(interfaces, name)
 
 
-def _metrics(interfaces: Interfaces, arguments: argparse.Namespace) -> int:
+def _metrics(interfaces: "Interfaces", arguments: argparse.Namespace) -> int:
     try:
         from wgpy.ctl.conf_file import read_names
         from wgpy.ctl.metrics import print_metrics, serve_metrics

@@ -14,21 +14,13 @@ from typing import Final
 
 from wgpy.ctl import client
 from wgpy.ctl.dump import parse_dump_untrusted
+from wgpy.ctl.outcome import ALL, NoInterfaceError
 from wgpy.errors import StatusError
 from wgpy.status import DIRECTORY, INTERVAL_S, SUFFIX, DeviceStatus
 from wgpy.text import printable
 
-ALL: Final = "all"  # in place of a name
 _WG_TIMEOUT_S: Final = 20.0
 _FORBIDDEN: Final = (": Operation not permitted", ": Permission denied")
-
-
-class NoInterfaceError(StatusError):
-    """There is no WireGuard interface of that name, or none at all."""
-
-    def __init__(self, name: str = "") -> None:
-        """Take the name as the caller wrote it."""
-        super().__init__(f"there is no WireGuard interface {printable(name)}".rstrip())
 
 
 class Interfaces:

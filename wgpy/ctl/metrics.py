@@ -17,8 +17,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from wgpy.addresses import format_prefix, parse_listen
-from wgpy.ctl.interfaces import ALL, Interfaces, NoInterfaceError
-from wgpy.ctl.outcome import EXIT_HEALTHY, CallError
+from wgpy.ctl.interfaces import Interfaces
+from wgpy.ctl.outcome import ALL, EXIT_HEALTHY, CallError, NoInterfaceError
 from wgpy.errors import StatusError
 from wgpy.keys import format_key
 from wgpy.status import DeviceStatus, PeerStatus, Tally

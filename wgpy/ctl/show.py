@@ -4,8 +4,8 @@ import json
 import sys
 from collections.abc import Iterator
 
-from wgpy.ctl.interfaces import ALL, Interfaces, NoInterfaceError
-from wgpy.ctl.outcome import EXIT_WRONG, verdict, wants_colour
+from wgpy.ctl.interfaces import Interfaces
+from wgpy.ctl.outcome import ALL, EXIT_WRONG, NoInterfaceError, verdict, wants_colour
 from wgpy.ctl.report import coloured, format_report, plain
 from wgpy.errors import StatusError
 from wgpy.status import DeviceStatus, to_json

@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from wgpy.addresses import format_endpoint, format_prefix
-from wgpy.ctl.interfaces import Interfaces, NoInterfaceError
-from wgpy.ctl.outcome import CallError
+from wgpy.ctl.interfaces import Interfaces
+from wgpy.ctl.outcome import CallError, NoInterfaceError
 from wgpy.ctl.printing import format_size, shorten_duration, shorten_key
 from wgpy.ctl.report import format_diagnosis
 from wgpy.status import DeviceStatus, Diagnosis, PeerStatus
