@@ -14,6 +14,7 @@
 #include "ratelimiter.h"
 #include "tables.h"
 #include "tunqueue.h"
+#include "turnstile.h"
 
 /* ---- gso ---- */
 
@@ -179,6 +180,50 @@ uint32_t door_tun_queue_length(const struct wg_tun_queue *queue) { return queue-
 struct wg_replay *door_replay_new(void) { return calloc(1, sizeof(struct wg_replay)); }
 
 void door_replay_free(struct wg_replay *replay) { free(replay); }
+
+/* ---- turnstile ---- */
+
+struct wg_turnstile *door_turnstile_new(uint32_t ticket)
+{
+    struct wg_turnstile *turnstile = malloc(sizeof(*turnstile));
+
+    if (turnstile) {
+        wg_turnstile_init(turnstile);
+        turnstile->next_ticket = ticket;
+        atomic_store(&turnstile->giving, ticket);
+    }
+    return turnstile;
+}
+
+void door_turnstile_free(struct wg_turnstile *turnstile) { free(turnstile); }
+
+uint32_t door_turnstile_sleepers(const struct wg_turnstile *turnstile)
+{
+    return atomic_load(&turnstile->take_sleepers) + atomic_load(&turnstile->give_sleepers);
+}
+
+struct wg_turn *door_turn_new(struct wg_turnstile *turnstile)
+{
+    struct wg_turn *turn = malloc(sizeof(*turn));
+
+    if (turn)
+        wg_turn_init(turn, turnstile);
+    return turn;
+}
+
+void door_turn_free(struct wg_turn *turn) { free(turn); }
+
+uint32_t door_turn_ticket(const struct wg_turn *turn) { return turn->ticket; }
+
+bool door_turn_take(struct wg_turn *turn) { return wg_turn_take(turn); }
+
+void door_turn_pass(struct wg_turn *turn) { wg_turn_pass(turn); }
+
+void door_turn_give(struct wg_turn *turn) { wg_turn_give(turn); }
+
+void door_turn_end(struct wg_turn *turn) { wg_turn_end(turn); }
+
+void door_turn_leave(struct wg_turn *turn) { wg_turn_leave(turn); }
 
 /* ---- a device ---- */
 

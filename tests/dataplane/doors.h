@@ -55,6 +55,20 @@ struct wg_replay *door_replay_new(void);
 void door_replay_free(struct wg_replay *replay);
 bool wg_replay_accept(struct wg_replay *replay, uint64_t counter);
 
+struct wg_turnstile;
+struct wg_turn;
+struct wg_turnstile *door_turnstile_new(uint32_t ticket); /* the first */
+void door_turnstile_free(struct wg_turnstile *turnstile);
+uint32_t door_turnstile_sleepers(const struct wg_turnstile *turnstile); /* to take, to give */
+struct wg_turn *door_turn_new(struct wg_turnstile *turnstile);
+void door_turn_free(struct wg_turn *turn);
+uint32_t door_turn_ticket(const struct wg_turn *turn);
+bool door_turn_take(struct wg_turn *turn);
+void door_turn_pass(struct wg_turn *turn);
+void door_turn_give(struct wg_turn *turn);
+void door_turn_end(struct wg_turn *turn);
+void door_turn_leave(struct wg_turn *turn);
+
 /* ---- a device ---- */
 
 /* Lets the peer's current session have sent so many messages; nobody can.  -ENOENT: no session. */

@@ -54,6 +54,7 @@ CALLERS: dict[str, set[str]] = {
         *("mmap", "munmap", "clock_gettime"),
     },
     "events": {"read", "write", "poll", "nanosleep"},
+    "turnstile": {"syscall"},
     "clock": {"clock_gettime"},
     "mac": {"getrandom"},
 }
@@ -74,6 +75,7 @@ INCLUDERS: dict[str, set[str]] = {
         *("sys/mman.h", "sys/socket.h", "time.h"),
     },
     "events": {"poll.h", "time.h", "unistd.h"},
+    "turnstile": {"linux/futex.h", "sys/syscall.h", "unistd.h"},
     "clock": {"time.h"},
     "mac": {"sys/random.h"},
     "endpoint": {"sys/socket.h"},
