@@ -120,7 +120,7 @@ static wg_device *device_make(uint32_t peers)
 {
     wg_device *device;
     int32_t send_wake_fd = eventfd(0, EFD_NONBLOCK);
-    expect(wg_device_create(&device, 1, eventfd(0, EFD_NONBLOCK), eventfd(0, EFD_NONBLOCK),
+    expect(wg_device_create(&device, 1, 1, eventfd(0, EFD_NONBLOCK), eventfd(0, EFD_NONBLOCK),
                             &send_wake_fd, NULL) == 0,
            "no device");
     for (uint32_t i = 0; i < peers; i++) {

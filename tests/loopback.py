@@ -96,7 +96,9 @@ class Loop:
 class Host:
     """A device whose tunnel address is 10.0.0.NUMBER; its TUN has a queue for each worker."""
 
-    def __init__(self, stack: ExitStack, loop: Loop, number: int, workers: int = 1) -> None:
+    def __init__(
+        self, stack: ExitStack, loop: Loop, number: int, workers: int = 1, lanes: int = 1
+    ) -> None:
         self.private_key = bytes([number]) * 32
         self.public_key = StaticKey(self.private_key).public_key
         self.address = bytes([10, 0, 0, number])
@@ -108,7 +110,7 @@ class Host:
             end.setblocking(False)
             stack.enter_context(closing(end))
         self.tun = self.queues[0]
-        self.plane = stack.enter_context(closing(Plane(workers=workers)))
+        self.plane = stack.enter_context(closing(Plane(workers=workers, lanes=lanes)))
         self.device = Device(
             self.plane,
             partial(open_sockets, workers=workers),

@@ -21,11 +21,13 @@ pytestmark = pytest.mark.threads
 class World:
     """Two hosts that are each other's peers, up."""
 
-    def __init__(self, stack: ExitStack, version: int = 4, workers: int = 1) -> None:
+    def __init__(
+        self, stack: ExitStack, version: int = 4, workers: int = 1, lanes: int = 1
+    ) -> None:
         self.loop = Loop()
         self.loopback = LOOPBACK[version]
-        self.a = Host(stack, self.loop, 1, workers)
-        self.b = Host(stack, self.loop, 2, workers)
+        self.a = Host(stack, self.loop, 1, workers, lanes)
+        self.b = Host(stack, self.loop, 2, workers, lanes)
         for host in (self.a, self.b):
             host.configure(private_key=host.private_key)
             host.device.up()
@@ -50,10 +52,11 @@ def any_world(request: pytest.FixtureRequest) -> Iterator[World]:
         yield World(stack, version)
 
 
-@pytest.fixture(params=[1, 3], ids=["one worker", "three workers"])
+@pytest.fixture(params=[(1, 1), (3, 1), (1, 3)], ids=["one worker", "three workers", "three lanes"])
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
+    workers, lanes = request.param
     with ExitStack() as stack:
-        yield World(stack, workers=request.param)
+        yield World(stack, workers=workers, lanes=lanes)
 
 
 def has_shaken_hands(host: Host) -> bool:

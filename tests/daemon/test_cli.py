@@ -28,7 +28,7 @@ def refusal(
 
 def test_a_name_alone_means_background_with_everything_on() -> None:
     options = parse(["wg0"], {})
-    assert replace(options, workers=1) == Options(interface="wg0")
+    assert replace(options, workers=1, lanes=1) == Options(interface="wg0")
     assert not options.foreground
     assert options.log_level == NOTICE
     assert not options.keep_stderr
@@ -151,6 +151,41 @@ def test_a_wrong_number_of_workers_is_refused(
     status, errors = refusal(["wg0"], {"WGPY_WORKERS": number}, capsys)
     assert status == 2
     assert "WGPY_WORKERS is no number from 1 to 16" in errors
+
+
+@pytest.mark.parametrize(
+    ("cores", "lanes"), [(1, 1), (2, 1), (3, 1), (4, 2), (8, 2), (12, 3), (16, 4), (64, 4)]
+)
+def test_there_are_as_many_lanes_as_cores_among_the_workers_but_not_many(
+    monkeypatch: pytest.MonkeyPatch, cores: int, lanes: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(cores)))
+    assert parse(["wg0"], {}).lanes == lanes
+    assert parse(["wg0"], {"WGPY_PIPELINE": ""}).lanes == lanes
+
+
+def test_one_worker_has_half_the_cores_and_the_most_workers_a_lane_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(8)))
+    assert parse(["wg0"], {"WGPY_WORKERS": "1"}).lanes == 4
+    assert parse(["wg0"], {"WGPY_WORKERS": "16"}).lanes == 1
+
+
+def test_the_number_of_lanes_can_be_set() -> None:
+    options = parse(["wg0"], {"WGPY_WORKERS": "2", "WGPY_PIPELINE": "6"})
+    assert (options.workers, options.lanes) == (2, 6)
+
+
+@pytest.mark.parametrize(("workers", "most"), [("1", 6), ("4", 4), ("16", 1)])
+def test_a_wrong_number_of_lanes_is_refused(
+    workers: str, most: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in ("0", str(most + 1), "two"):
+        environment = {"WGPY_WORKERS": workers, "WGPY_PIPELINE": number}
+        status, errors = refusal(["wg0"], environment, capsys)
+        assert status == 2
+        assert f"WGPY_PIPELINE is no number from 1 to {most}" in errors
 
 
 def test_variables_of_other_implementations_are_ignored() -> None:

@@ -22,10 +22,10 @@ UNREADABLE = [
 ]
 
 
-@pytest.fixture
-def wire(kernel: FaultyKernel) -> Iterator[Wire]:
+@pytest.fixture(params=[1, 3], ids=["one lane", "three lanes"])
+def wire(request: pytest.FixtureRequest, kernel: FaultyKernel) -> Iterator[Wire]:
     with ExitStack() as stack:
-        yield Wire(stack)
+        yield Wire(stack, lanes=request.param)
 
 
 class Tun:

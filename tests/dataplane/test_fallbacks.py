@@ -48,8 +48,8 @@ class Wire:
     It runs from `start` on: what was sent before, either way, it finds in one go.
     """
 
-    def __init__(self, stack: ExitStack) -> None:
-        self.plane = stack.enter_context(closing(Plane()))
+    def __init__(self, stack: ExitStack, lanes: int = 1) -> None:
+        self.plane = stack.enter_context(closing(Plane(lanes=lanes)))
         self.tun, self.lent_tun = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.lent_udp, *self.peers = (socket.socket(type=socket.SOCK_DGRAM) for _ in range(4))
         for end in (self.tun, self.lent_tun, self.lent_udp, *self.peers):
@@ -173,10 +173,10 @@ def wants_handshake(events: Sequence[object]) -> bool:
     return any(isinstance(event, PendingEvent) and event.want_handshake for event in events)
 
 
-@pytest.fixture
-def wire(kernel: FaultyKernel) -> Iterator[Wire]:
+@pytest.fixture(params=[1, 3], ids=["one lane", "three lanes"])
+def wire(request: pytest.FixtureRequest, kernel: FaultyKernel) -> Iterator[Wire]:
     with ExitStack() as stack:
-        yield Wire(stack)
+        yield Wire(stack, lanes=request.param)
 
 
 def flow(number: int, count: int, payload: int = SMALL) -> list[bytes]:

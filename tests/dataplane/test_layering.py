@@ -12,15 +12,18 @@ DATAPLANE = Path(__file__).resolve().parent.parent.parent / "wgpy/dataplane"
 # for all, as what Python calls is declared there.
 ARROWS: dict[str, set[str]] = {
     "send": {
-        *("sender", "staged", "gso", "icmp", "loops", "flows", "ecn", "tunqueue"),
+        *("ways", "sealing", "sender", "staged", "icmp", "loops", "flows", "ecn"),
         *("allowedips", "keypair", "peer"),
     },
     "receive": {
-        *("cookie", "ratelimiter", "backlog", "gro", "flows", "ecn"),
+        *("ways", "handshakes", "gro", "flows", "ecn"),
         *("allowedips", "keypair", "peer"),
     },
     "message": {"udp", "peer"},
-    "device": {"icmp", "keypair", "allowedips", "events", "staged"},
+    "device": {"ways", "icmp", "keypair", "allowedips", "staged"},
+    "ways": {"turnstile", "tunqueue", "congestion", "backlog"},
+    "sealing": {"sender", "staged", "gso", "peer"},
+    "handshakes": {"cookie", "ratelimiter", "events", "keypair", "tally"},
     "cookie": {"sender", "mac"},
     "sender": {"congestion", "clock", "tally"},
     "icmp": {"ratelimiter", "checksum", "tun", "tables"},

@@ -104,6 +104,18 @@ def test_start_and_stop_can_be_repeated(tun: socket.socket, plane: Plane) -> Non
 
 
 @pytest.mark.threads
+def test_all_lanes_start_and_stop(tun: socket.socket) -> None:
+    plane = Plane(lanes=4)
+    for _ in range(20):
+        plane.start(PlaneIO((WorkerIO(tun.fileno(), -1, -1),), NO_FEATURES))
+        assert data_threads() == 8
+        plane.stop()
+        assert data_threads() == 0
+    assert plane.failure is None
+    plane.close()
+
+
+@pytest.mark.threads
 def test_a_second_start_is_refused_and_the_first_goes_on(tun: socket.socket, plane: Plane) -> None:
     plane.start(PlaneIO((WorkerIO(tun.fileno(), -1, -1),), NO_FEATURES))
     with refused(errno.EBUSY):
@@ -184,6 +196,16 @@ def test_a_new_peer_in_an_old_slot_knows_nothing_of_the_old_one(plane: Plane) ->
     plane.remove_peer(slot)
     assert plane.add_peer() == slot
     assert plane.stats(slot) == fresh
+
+
+def test_what_came_before_another_moves_a_peer_no_more(plane: Plane) -> None:
+    """Lanes work side by side, so of two batches the later may be the first to tell."""
+    slot, now_ns = plane.add_peer(), plane.now_ns()
+    plane.peer_received(slot, V4, 92, now_ns)
+    plane.peer_received(slot, V6, 92, now_ns - 1)
+    assert plane.stats(slot).endpoint == V4
+    plane.peer_received(slot, V6, 92, now_ns)
+    assert plane.stats(slot).endpoint == V6
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from core_numbers import TRANSPORT_OVERHEAD
 from loopback import LOOPBACK, Host, Loop, frames
 
 from wgpy.config import AllowedIP, Endpoint, PeerChange
-from wgpy.dataplane.plane import MAX_WORKERS, Plane
+from wgpy.dataplane.plane import MAX_LANES, MAX_THREADS, MAX_WORKERS, Plane
 from wgpy.dataplane.types import PlaneIO, Session, WorkerIO
 
 from .ends import NO_FEATURES, WAIT_S
@@ -43,10 +43,10 @@ def befriend(a: Host, b: Host) -> None:
 class World:
     """Hosts of several workers each, and one to whom all others are peers: b."""
 
-    def __init__(self, stack: ExitStack, others: int = 1) -> None:
+    def __init__(self, stack: ExitStack, others: int = 1, lanes: int = 1) -> None:
         self.loop = Loop()
         numbers = (2, 1, *range(3, others + 2))
-        self.b, *self.others = (Host(stack, self.loop, n, WORKERS) for n in numbers)
+        self.b, *self.others = (Host(stack, self.loop, n, WORKERS, lanes) for n in numbers)
         self.a = self.others[0]
         for host in (self.b, *self.others):
             host.configure(private_key=host.private_key)
@@ -75,10 +75,10 @@ class World:
         return at
 
 
-@pytest.fixture
-def world() -> Iterator[World]:
+@pytest.fixture(params=[1, 2], ids=["one lane", "two lanes"])
+def world(request: pytest.FixtureRequest) -> Iterator[World]:
     with ExitStack() as stack:
-        yield World(stack)
+        yield World(stack, lanes=request.param)
 
 
 def numbered(flow: int, number: int) -> Packet:
@@ -187,11 +187,16 @@ def test_every_peer_is_served_whichever_worker_gets_it() -> None:
             world.carry(backward(flow), 1, world.b, other)
 
 
-def test_a_device_has_from_one_to_the_most_workers() -> None:
-    for workers in (0, MAX_WORKERS + 1):
+def test_a_device_has_from_one_to_the_most_workers_and_lanes() -> None:
+    threads = MAX_THREADS // MAX_LANES
+    for workers, lanes in (
+        *((0, 1), (MAX_WORKERS + 1, 1), (1, 0), (1, MAX_LANES + 1)),
+        *((threads + 1, MAX_LANES), (MAX_WORKERS, MAX_THREADS // MAX_WORKERS + 1)),
+    ):
         with pytest.raises(OSError, match="Invalid argument"):
-            Plane(workers=workers)
-    Plane(workers=MAX_WORKERS).close()
+            Plane(workers=workers, lanes=lanes)
+    for workers, lanes in (MAX_WORKERS, 1), (threads, MAX_LANES):
+        Plane(workers=workers, lanes=lanes).close()
 
 
 def test_there_has_to_be_a_queue_for_each_worker() -> None:

@@ -10,7 +10,14 @@ from typing import Any, NoReturn
 from wgpy.daemon.logs import say
 from wgpy.daemon.options import Options
 from wgpy.daemon.run import run
-from wgpy.dataplane.plane import MAX_WORKERS, aead_backends, default_workers
+from wgpy.dataplane.plane import (
+    MAX_LANES,
+    MAX_THREADS,
+    MAX_WORKERS,
+    aead_backends,
+    default_lanes,
+    default_workers,
+)
 from wgpy.errors import StartError
 from wgpy.linux.tun import check_name
 from wgpy.log import level
@@ -31,7 +38,8 @@ ENVIRONMENT = """environment:
   WGPY_AEAD                    the ChaCha20-Poly1305 to use, one of those that --version names
   WGPY_TUN_OFFLOAD=0, WGPY_VNET_HDR=0, WGPY_UDP_GSO=0, WGPY_UDP_GRO=0
                                switch an offload off
-  WGPY_WORKERS                 data threads per direction; half as many as cores, at most 4
+  WGPY_WORKERS                 queues of the TUN; half as many as cores, at most 4
+  WGPY_PIPELINE                data threads per direction of each, in turns; 1 to 4 by cores
   NOTIFY_SOCKET, JOURNAL_STREAM
                                tell a service manager how far we are (with -f), log for its journal
 """
@@ -98,7 +106,8 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Options:
             vnet_hdr=_is_on(environ, "WGPY_VNET_HDR"),
             udp_gso=_is_on(environ, "WGPY_UDP_GSO"),
             udp_gro=_is_on(environ, "WGPY_UDP_GRO"),
-            workers=_workers(environ, "WGPY_WORKERS"),
+            workers=(workers := _workers(environ, "WGPY_WORKERS")),
+            lanes=_lanes(environ, "WGPY_PIPELINE", workers),
         )
     except ValueError as error:
         parser.error(str(error))
@@ -125,10 +134,18 @@ def _group(environ: Mapping[str, str], name: str) -> int | None:
 
 def _workers(environ: Mapping[str, str], name: str) -> int:
     value = environ.get(name, "")
-    if not value:
-        return default_workers()
-    if value not in map(str, range(1, MAX_WORKERS + 1)):
-        raise ValueError(f"{name} is no number from 1 to {MAX_WORKERS}: {value!r}")
+    return _number(name, value, MAX_WORKERS) if value else default_workers()
+
+
+def _lanes(environ: Mapping[str, str], name: str, workers: int) -> int:
+    value = environ.get(name, "")
+    most = min(MAX_LANES, MAX_THREADS // workers)
+    return _number(name, value, most) if value else default_lanes(workers)
+
+
+def _number(name: str, value: str, most: int) -> int:
+    if value not in map(str, range(1, most + 1)):
+        raise ValueError(f"{name} is no number from 1 to {most}: {value!r}")
     return int(value)
 
 

@@ -27,4 +27,5 @@ class Options:
     vnet_hdr: bool = True
     udp_gso: bool = True
     udp_gro: bool = True
-    workers: int = 1  # data threads per direction, if the TUN has as many queues
+    workers: int = 1  # queues of the TUN, if it has as many
+    lanes: int = 1  # data threads per direction of each

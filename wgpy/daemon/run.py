@@ -118,7 +118,7 @@ async def _serve(
     await _set_up_link(link, options)
     with contextlib.ExitStack() as stack:
         workers = len(tun.fds)
-        plane = stack.enter_context(contextlib.closing(_open_plane(options.aead, workers)))
+        plane = stack.enter_context(contextlib.closing(_open_plane(options, workers)))
         open_udp = partial(open_sockets, workers=workers, gso=options.udp_gso, gro=options.udp_gro)
         engine = stack.enter_context(
             contextlib.closing(Engine(plane, tun, link, open_udp, key_log))
@@ -202,12 +202,12 @@ def _adopt_uapi(fd: int) -> socket.socket:
         raise StartError(f"cannot listen on WG_UAPI_FD: {error.strerror}") from error
 
 
-def _open_plane(aead: str | None, workers: int) -> Plane:
+def _open_plane(options: Options, workers: int) -> Plane:
     try:
-        return Plane(aead, workers)
+        return Plane(options.aead, workers, options.lanes)
     except OSError as error:
         if error.errno == errno.ENOENT:
-            raise StartError(f"WGPY_AEAD: there is no {aead!r} here") from error
+            raise StartError(f"WGPY_AEAD: there is no {options.aead!r} here") from error
         raise
 
 

@@ -3,7 +3,7 @@
  *   ipsec-mb  Intel's multi-buffer library, x86-64 only.  Its job interface seals 1440 bytes in
  *             510 ns where the direct calls take 640 and OpenSSL 1270 (AVX-512).  A job needs a
  *             manager of its own, so each thread gets one with its first packet and keeps it.
- *   openssl   libcrypto's EVP interface, everywhere.  Each worker has a context that holds the key,
+ *   openssl   libcrypto's EVP interface, everywhere.  Each thread has a context that holds the key,
  *             made when the session is; a packet only sets the nonce.
  *
  * A library that refuses a message of legal size is broken beyond repair: abort with a sentence. */
@@ -25,13 +25,13 @@ struct wg_aead_backend {  /* constant; of one library */
     const char *name;     /* for wg_aead_find */
     bool (*usable)(void); /* this machine and this libcrypto can do it */
     /* raw and backend are set already, the rest is zero; 0 or -errno */
-    int (*key_init)(struct wg_aead_key *key, bool seal, uint32_t workers);
+    int (*key_init)(struct wg_aead_key *key, bool seal, uint32_t threads);
     void (*key_clear)(struct wg_aead_key *key); /* after a key_init that failed, too */
     /* out has length + WG_TAG_LEN bytes */
-    void (*seal)(struct wg_aead_key *key, uint32_t worker, const uint8_t *nonce, uint8_t *out,
+    void (*seal)(struct wg_aead_key *key, uint32_t thread, const uint8_t *nonce, uint8_t *out,
                  const uint8_t *in, size_t length);
     /* length without the tag, which follows in; false: it is wrong */
-    bool (*open)(struct wg_aead_key *key, uint32_t worker, const uint8_t *nonce, uint8_t *out,
+    bool (*open)(struct wg_aead_key *key, uint32_t thread, const uint8_t *nonce, uint8_t *out,
                  const uint8_t *in, size_t length);
 };
 
@@ -80,9 +80,9 @@ static bool ipsec_mb_usable(void)
     return pthread_once(&ipsec_mb_once, ipsec_mb_probe) == 0 && ipsec_mb_works;
 }
 
-static int ipsec_mb_key_init(struct wg_aead_key *key, bool seal, uint32_t workers)
+static int ipsec_mb_key_init(struct wg_aead_key *key, bool seal, uint32_t threads)
 {
-    (void)key, (void)seal, (void)workers; /* it takes the raw key with every job */
+    (void)key, (void)seal, (void)threads; /* it takes the raw key with every job */
     return 0;
 }
 
@@ -124,17 +124,17 @@ static void ipsec_mb_run(const struct wg_aead_key *key, const uint8_t *nonce,
     must(job && job->status == IMB_STATUS_COMPLETED, "ipsec-mb refused a message");
 }
 
-static void ipsec_mb_seal(struct wg_aead_key *key, uint32_t worker, const uint8_t *nonce,
+static void ipsec_mb_seal(struct wg_aead_key *key, uint32_t thread, const uint8_t *nonce,
                           uint8_t *out, const uint8_t *in, size_t length)
 {
-    (void)worker;
+    (void)thread;
     ipsec_mb_run(key, nonce, IMB_DIR_ENCRYPT, out, in, length, out + length);
 }
 
-static bool ipsec_mb_open(struct wg_aead_key *key, uint32_t worker, const uint8_t *nonce,
+static bool ipsec_mb_open(struct wg_aead_key *key, uint32_t thread, const uint8_t *nonce,
                           uint8_t *out, const uint8_t *in, size_t length)
 {
-    (void)worker;
+    (void)thread;
     uint8_t tag[WG_TAG_LEN];
     ipsec_mb_run(key, nonce, IMB_DIR_DECRYPT, out, in, length, tag);
     return CRYPTO_memcmp(tag, in + length, WG_TAG_LEN) == 0;
@@ -156,11 +156,11 @@ static bool openssl_usable(void)
     return pthread_once(&openssl_once, openssl_fetch) == 0 && openssl_cipher;
 }
 
-static int openssl_key_init(struct wg_aead_key *key, bool seal, uint32_t workers)
+static int openssl_key_init(struct wg_aead_key *key, bool seal, uint32_t threads)
 {
-    for (uint32_t worker = 0; worker < workers; worker++) {
+    for (uint32_t thread = 0; thread < threads; thread++) {
         EVP_CIPHER_CTX *context = EVP_CIPHER_CTX_new();
-        key->state[worker] = context;
+        key->state[thread] = context;
         if (!context ||
             EVP_CipherInit_ex2(context, openssl_cipher, key->raw, NULL, seal ? 1 : 0, NULL) != 1)
             return -ENOMEM;
@@ -171,9 +171,9 @@ static int openssl_key_init(struct wg_aead_key *key, bool seal, uint32_t workers
 
 static void openssl_key_clear(struct wg_aead_key *key)
 {
-    for (uint32_t worker = 0; worker < WG_MAX_WORKERS; worker++) {
-        EVP_CIPHER_CTX_free(key->state[worker]); /* wipes the key; NULL does nothing */
-        key->state[worker] = NULL;
+    for (uint32_t thread = 0; thread < WG_MAX_THREADS; thread++) {
+        EVP_CIPHER_CTX_free(key->state[thread]); /* wipes the key; NULL does nothing */
+        key->state[thread] = NULL;
     }
 }
 
@@ -182,10 +182,10 @@ static bool openssl_begin(EVP_CIPHER_CTX *context, const uint8_t *nonce)
     return EVP_CipherInit_ex2(context, NULL, NULL, nonce, -1, NULL) == 1;
 }
 
-static void openssl_seal(struct wg_aead_key *key, uint32_t worker, const uint8_t *nonce,
+static void openssl_seal(struct wg_aead_key *key, uint32_t thread, const uint8_t *nonce,
                          uint8_t *out, const uint8_t *in, size_t length)
 {
-    EVP_CIPHER_CTX *context = key->state[worker];
+    EVP_CIPHER_CTX *context = key->state[thread];
     int done = 0;
     must(openssl_begin(context, nonce) &&
              EVP_EncryptUpdate(context, out, &done, in, (int)length) == 1 &&
@@ -194,10 +194,10 @@ static void openssl_seal(struct wg_aead_key *key, uint32_t worker, const uint8_t
          "openssl refused to seal a message");
 }
 
-static bool openssl_open(struct wg_aead_key *key, uint32_t worker, const uint8_t *nonce,
+static bool openssl_open(struct wg_aead_key *key, uint32_t thread, const uint8_t *nonce,
                          uint8_t *out, const uint8_t *in, size_t length)
 {
-    EVP_CIPHER_CTX *context = key->state[worker];
+    EVP_CIPHER_CTX *context = key->state[thread];
     int done = 0;
     return openssl_begin(context, nonce) &&
            EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_SET_TAG, WG_TAG_LEN, (void *)(in + length)) ==
@@ -252,13 +252,13 @@ const char *wg_aead_backends(void)
 /* ---- keys ---- */
 
 int wg_aead_key_init(struct wg_aead_key *key, const struct wg_aead_backend *backend,
-                     const uint8_t raw[WG_KEY_LEN], bool seal, uint32_t workers)
+                     const uint8_t raw[WG_KEY_LEN], bool seal, uint32_t threads)
 {
-    must(workers <= WG_MAX_WORKERS, "more workers than WG_MAX_WORKERS");
+    must(threads <= WG_MAX_THREADS, "more threads than WG_MAX_THREADS");
     memset(key, 0, sizeof(*key));
     key->backend = backend;
     memcpy(key->raw, raw, WG_KEY_LEN);
-    int error = backend->key_init(key, seal, workers);
+    int error = backend->key_init(key, seal, threads);
     if (error)
         wg_aead_key_clear(key);
     return error;
@@ -280,23 +280,23 @@ static void nonce_fill(uint8_t nonce[WG_NONCE_LEN], uint64_t counter)
     wg_store_le64(nonce + 4, counter);
 }
 
-void wg_aead_seal(struct wg_aead_key *key, uint32_t worker, uint64_t counter, uint8_t *out,
+void wg_aead_seal(struct wg_aead_key *key, uint32_t thread, uint64_t counter, uint8_t *out,
                   const uint8_t *in, size_t length)
 {
     uint8_t nonce[WG_NONCE_LEN];
 
     nonce_fill(nonce, counter);
-    key->backend->seal(key, worker, nonce, out, in, length);
+    key->backend->seal(key, thread, nonce, out, in, length);
 }
 
-bool wg_aead_open(struct wg_aead_key *key, uint32_t worker, uint64_t counter, uint8_t *out,
+bool wg_aead_open(struct wg_aead_key *key, uint32_t thread, uint64_t counter, uint8_t *out,
                   const uint8_t *in, size_t length)
 {
     uint8_t nonce[WG_NONCE_LEN];
 
     nonce_fill(nonce, counter);
     length -= WG_TAG_LEN;
-    if (wg_likely(key->backend->open(key, worker, nonce, out, in, length)))
+    if (wg_likely(key->backend->open(key, thread, nonce, out, in, length)))
         return true;
     OPENSSL_cleanse(out, length);
     return false;

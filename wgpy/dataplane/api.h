@@ -48,7 +48,9 @@ enum {
     WG_LOAD_TIME_S = 1,            /* ... for so long, and longer if as many come meanwhile */
     WG_HANDSHAKES_PER_S = 20,      /* from one source under load (kernel module) ... */
     WG_HANDSHAKES_BURST = 5,       /* ... and at once */
-    WG_MAX_WORKERS = 16,           /* data threads per direction */
+    WG_MAX_WORKERS = 16,           /* queues of the TUN, and pairs of sockets */
+    WG_MAX_LANES = 6,              /* data threads per direction of one worker ... */
+    WG_MAX_THREADS = 16,           /* ... and of all */
     WG_FRAME_MAX = 65535,          /* one IP packet or super-packet */
     WG_TUN_QUEUE_LEN = 500,        /* frames that Linux lets wait in each queue of a TUN */
     WG_VNET_HDR_LEN = 10,          /* struct virtio_net_hdr */
@@ -267,13 +269,13 @@ uint64_t wg_clock_now_ns(void); /* what all times here are compared with */
 
 /* ---- device ---- */
 
-/* workers: 1 to WG_MAX_WORKERS data threads per direction; -EINVAL: another number.  event_fd tells
- * control that wg_events_take has something; receive_wake_fd ends the receive threads' poll and
- * send_wake_fds[i] that of send thread i.  All are eventfds, O_NONBLOCK, borrowed until
- * wg_device_destroy. aead names a backend ("openssl", "ipsec-mb") or is NULL for the fastest.
- * -ENOENT: no such one. */
-int wg_device_create(wg_device **device, uint32_t workers, int event_fd, int receive_wake_fd,
-                     const int32_t *send_wake_fds, const char *aead);
+/* workers: 1 to WG_MAX_WORKERS, with lanes, 1 to WG_MAX_LANES, data threads per direction each, of
+ * all WG_MAX_THREADS at most; -EINVAL: other numbers.  event_fd tells control that wg_events_take
+ * has something; receive_wake_fd ends the receive threads' poll and send_wake_fds[i] that of the
+ * send threads of worker i.  All are eventfds, O_NONBLOCK, borrowed until wg_device_destroy.  aead
+ * names a backend ("openssl", "ipsec-mb") or is NULL for the fastest.  -ENOENT: no such one. */
+int wg_device_create(wg_device **device, uint32_t workers, uint32_t lanes, int event_fd,
+                     int receive_wake_fd, const int32_t *send_wake_fds, const char *aead);
 void wg_device_destroy(wg_device *device);
 const char *wg_device_aead(const wg_device *device);
 const char *wg_aead_backends(void); /* those built in and usable here, fastest first, by commas */
@@ -289,14 +291,14 @@ void wg_device_counters(const wg_device *device, wg_counters *counters);
 void wg_device_facts_read(wg_device *device, uint64_t now_ns, wg_device_facts *facts);
 
 /* Data threads: start publishes io and clears the stop flag, then each thread calls one run
- * function (GIL released) and stays in it until stop or a dead descriptor.  worker is below the
- * device's workers and unique per direction.  run returns 0 after stop, else -errno (-EBADFD: the
- * TUN device is gone; -EBADF: a descriptor is; -ENOMEM: it could not begin).  Nothing else ends it:
- * an error is counted, and after many in a row there is a pause. */
+ * function (GIL released) and stays in it until stop or a dead descriptor.  worker and lane are
+ * below the device's and together unique per direction.  run returns 0 after stop, else -errno
+ * (-EBADFD: the TUN device is gone; -EBADF: a descriptor is; -ENOMEM: it could not begin).  Nothing
+ * else ends it: an error is counted, and after many in a row there is a pause. */
 int wg_device_start(wg_device *device, const wg_io *io);
 void wg_device_stop(wg_device *device);
-int wg_send_run(wg_device *device, uint32_t worker);
-int wg_receive_run(wg_device *device, uint32_t worker);
+int wg_send_run(wg_device *device, uint32_t worker, uint32_t lane);
+int wg_receive_run(wg_device *device, uint32_t worker, uint32_t lane);
 
 /* ---- peers ---- */
 

@@ -15,11 +15,13 @@
 #include <string.h>
 
 #include "bytes.h"
+#include "congestion.h"
 #include "cookie.h"
 #include "endpoint.h"
 #include "mac.h"
 #include "sender.h"
 #include "tables.h"
+#include "udp.h"
 
 #define MAC1_FROM_END     (2 * WG_MAC_LEN) /* mac1 || mac2 end every message 1 and 2 (5.4) */
 #define XNONCE_LEN        24
@@ -33,16 +35,17 @@ struct wanted_reply {         /* to one message */
     uint8_t mac1[WG_MAC_LEN]; /* the reply's additional data (5.4.7) */
 };
 
-struct wg_cookie_checker {          /* one receive thread's own */
-    wg_device *device;              /* whose messages it checks */
-    uint64_t keys_version;          /* of device.cookie_keys, whose copies these are: */
-    EVP_MAC_CTX *mac1;              /* keyed with the mac1 key */
-    uint8_t cookie_key[WG_KEY_LEN]; /* valid while device.cookie_keys.has_cookie */
-    EVP_MAC_CTX *mac;               /* keyed anew for each use */
-    EVP_CIPHER_CTX *chacha20;       /* for HChaCha20; keyed anew for each reply, as is aead */
-    EVP_CIPHER_CTX *aead;           /* ChaCha20-Poly1305 */
-    struct wg_sender *sender;       /* of replies, from this worker's sockets */
-    uint32_t wanted;                /* entries of replies in use */
+struct wg_cookie_checker {           /* one receive thread's own */
+    wg_device *device;               /* whose messages it checks */
+    uint64_t keys_version;           /* of device.cookie_keys, whose copies these are: */
+    EVP_MAC_CTX *mac1;               /* keyed with the mac1 key */
+    uint8_t cookie_key[WG_KEY_LEN];  /* valid while device.cookie_keys.has_cookie */
+    EVP_MAC_CTX *mac;                /* keyed anew for each use */
+    EVP_CIPHER_CTX *chacha20;        /* for HChaCha20; keyed anew for each reply, as is aead */
+    EVP_CIPHER_CTX *aead;            /* ChaCha20-Poly1305 */
+    struct wg_congestion congestion; /* the sender's */
+    struct wg_sender *sender;        /* of replies, from this worker's sockets */
+    uint32_t wanted;                 /* entries of replies in use */
     struct wanted_reply replies[REPLIES_PER_BATCH]; /* of this batch */
 };
 
@@ -225,13 +228,14 @@ static bool reply_make(struct wg_cookie_checker *checker, const uint8_t *secret,
 
 static void replies_make(struct wg_cookie_checker *checker, const uint8_t *secret)
 {
+    const struct wg_sender_claims none = {0};
     uint8_t nonces[REPLIES_PER_BATCH][XNONCE_LEN];
 
     if (!wg_random_fill(nonces[0], checker->wanted * (size_t)XNONCE_LEN))
         return;
     for (uint32_t i = 0; i < checker->wanted; i++) {
         const struct wanted_reply *wanted = &checker->replies[i];
-        if (!wg_sender_room(checker->sender, WG_COOKIE_REPLY_LEN) ||
+        if (!wg_sender_room(checker->sender, &none, WG_COOKIE_REPLY_LEN) ||
             !reply_make(checker, secret, wanted, nonces[i], wg_sender_place(checker->sender)))
             return;
         wg_sender_commit(checker->sender, WG_COOKIE_REPLY_LEN, WG_NO_SLOT, &wanted->to,
@@ -282,7 +286,9 @@ struct wg_cookie_checker *wg_cookie_checker_new(wg_device *device, uint32_t work
     checker->mac = wg_mac_new();
     checker->chacha20 = cipher_new("ChaCha20");
     checker->aead = cipher_new("ChaCha20-Poly1305");
-    checker->sender = wg_sender_new(&device->io.workers[worker], false);
+    const wg_worker_io *io = &device->io.workers[worker];
+    wg_congestion_init(&checker->congestion, wg_udp_send_buffer(io), false);
+    checker->sender = wg_sender_new(io, &checker->congestion);
     if (checker->mac1 && checker->mac && checker->chacha20 && checker->aead && checker->sender)
         return checker;
     wg_cookie_checker_free(checker);

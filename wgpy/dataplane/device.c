@@ -13,6 +13,7 @@
 #include "staged.h"
 #include "tables.h"
 #include "tally.h"
+#include "ways.h"
 
 #define MTU_DEFAULT 1420
 #define PEERS_MIN   16
@@ -78,8 +79,13 @@ static int device_tables_alloc(wg_device *device)
     device->icmp_limits = wg_icmp_limits_new();
     if (!device->icmp_limits)
         goto no_icmp_limits;
+    device->ways = calloc(device->workers, sizeof(struct wg_ways));
+    if (!device->ways)
+        goto no_ways;
     return 0;
 
+no_ways:
+    wg_icmp_limits_free(device->icmp_limits);
 no_icmp_limits:
     wg_ratelimiter_free(device->handshake_limiter);
 no_handshake_limiter:
@@ -90,20 +96,23 @@ no_indexes:
     return -ENOMEM;
 }
 
-int wg_device_create(wg_device **out, uint32_t workers, int event_fd, int receive_wake_fd,
-                     const int32_t *send_wake_fds, const char *aead)
+int wg_device_create(wg_device **out, uint32_t workers, uint32_t lanes, int event_fd,
+                     int receive_wake_fd, const int32_t *send_wake_fds, const char *aead)
 {
     const struct wg_aead_backend *backend = wg_aead_find(aead);
     wg_device *device;
     int error;
 
-    if (workers < 1 || workers > WG_MAX_WORKERS)
+    if (workers < 1 || workers > WG_MAX_WORKERS || lanes < 1 || lanes > WG_MAX_LANES ||
+        workers * lanes > WG_MAX_THREADS)
         return -EINVAL;
     if (!backend)
         return -ENOENT;
     device = calloc(1, sizeof(*device));
     if (!device)
         return -ENOMEM;
+    device->workers = workers;
+    device->lanes = lanes;
     error = device_tables_alloc(device);
     if (error) {
         free(device);
@@ -111,7 +120,6 @@ int wg_device_create(wg_device **out, uint32_t workers, int event_fd, int receiv
     }
     device_locks_init(device);
     device->aead = backend;
-    device->workers = workers;
     device->event_fd = event_fd;
     device->receive_wake_fd = receive_wake_fd;
     memcpy(device->send_wake_fds, send_wake_fds, workers * sizeof(*send_wake_fds));
@@ -126,6 +134,7 @@ void wg_device_destroy(wg_device *device)
     for (uint32_t slot = 0; slot < device->slots; slot++)
         wg_peer_remove(device, slot);
     OPENSSL_cleanse(device->cookie_secret, sizeof(device->cookie_secret));
+    free(device->ways);
     wg_icmp_limits_free(device->icmp_limits);
     wg_ratelimiter_free(device->handshake_limiter);
     wg_allowedips_destroy(&device->allowedips);
@@ -144,8 +153,10 @@ int wg_device_start(wg_device *device, const wg_io *io)
     if (!atomic_load(&device->stopping))
         return -EBUSY;
     device->io = *io;
-    for (uint32_t i = 0; i < device->workers; i++)
+    for (uint32_t i = 0; i < device->workers; i++) {
+        wg_ways_open(&device->ways[i], &io->workers[i]);
         wg_wake_drain(device->send_wake_fds[i]);
+    }
     wg_wake_drain(device->receive_wake_fd);
     atomic_store(&device->stopping, false);
     return 0;

@@ -186,12 +186,12 @@ static int keypair_keys_init(struct wg_keypair *keypair, const wg_session *sessi
 {
     const wg_device *device = keypair->peer->device;
     const struct wg_aead_backend *aead = device->aead;
-    uint32_t workers = device->workers;
-    int error = wg_aead_key_init(&keypair->send_key, aead, session->send_key, true, workers);
+    uint32_t threads = device->workers * device->lanes;
+    int error = wg_aead_key_init(&keypair->send_key, aead, session->send_key, true, threads);
 
     if (error)
         return error;
-    error = wg_aead_key_init(&keypair->receive_key, aead, session->receive_key, false, workers);
+    error = wg_aead_key_init(&keypair->receive_key, aead, session->receive_key, false, threads);
     if (error)
         wg_aead_key_clear(&keypair->send_key);
     return error;

@@ -20,12 +20,11 @@ wg_endpoint wg_peer_endpoint(struct wg_peer *peer)
     return endpoint;
 }
 
-/* Returns whether it is another address or port. */
+/* Returns whether it is another address or port.  Under endpoint_lock. */
 static bool endpoint_set(struct wg_peer *peer, const wg_endpoint *source)
 {
     wg_endpoint endpoint = *source;
 
-    pthread_spin_lock(&peer->endpoint_lock);
     if (wg_endpoint_is_same_path(&endpoint, &peer->endpoint))
         endpoint.source_refused = peer->endpoint.source_refused;
     bool moved = !wg_endpoint_is_same_address(&endpoint, &peer->endpoint);
@@ -33,13 +32,20 @@ static bool endpoint_set(struct wg_peer *peer, const wg_endpoint *source)
         endpoint.looped = peer->endpoint.looped;
     if (memcmp(&peer->endpoint, &endpoint, sizeof(endpoint)) != 0)
         peer->endpoint = endpoint;
-    pthread_spin_unlock(&peer->endpoint_lock);
     return moved;
 }
 
-void wg_peer_roam(struct wg_peer *peer, const wg_endpoint *source)
+void wg_peer_roam(struct wg_peer *peer, const wg_endpoint *source, uint64_t now_ns)
 {
-    if (wg_unlikely(endpoint_set(peer, source)) && !atomic_exchange(&peer->moved, true))
+    bool moved = false;
+
+    pthread_spin_lock(&peer->endpoint_lock);
+    if (wg_likely(now_ns >= peer->roamed_ns)) {
+        peer->roamed_ns = now_ns;
+        moved = endpoint_set(peer, source);
+    }
+    pthread_spin_unlock(&peer->endpoint_lock);
+    if (wg_unlikely(moved) && !atomic_exchange(&peer->moved, true))
         wg_event_pend(peer, WG_ENDPOINT_MOVED);
 }
 
@@ -61,7 +67,9 @@ int wg_peer_set_endpoint(wg_device *device, uint32_t slot, const wg_endpoint *en
         return -ENOENT;
     if (endpoint->family != AF_INET && endpoint->family != AF_INET6 && endpoint->family != 0)
         return -EINVAL;
+    pthread_spin_lock(&peer->endpoint_lock);
     endpoint_set(peer, endpoint);
+    pthread_spin_unlock(&peer->endpoint_lock);
     return 0;
 }
 
@@ -199,7 +207,7 @@ int wg_peer_received(wg_device *device, uint32_t slot, const wg_endpoint *source
 
     if (!peer)
         return -ENOENT;
-    wg_peer_roam(peer, source);
+    wg_peer_roam(peer, source, now_ns);
     wg_peer_stamp_received(peer, length, 0, now_ns);
     return 0;
 }

@@ -6,6 +6,7 @@ Nobody else has ffi and lib, but for convert.py.
 import os
 from collections.abc import Sequence
 from functools import partial
+from itertools import product
 from typing import Any, Final
 
 from wgpy.config import AllowedIP, Endpoint
@@ -38,7 +39,10 @@ from wgpy.dataplane.types import (
 # Implementation constants; api.h is their home.
 MAX_PEERS: Final[int] = lib.WG_MAX_PEERS
 MAX_WORKERS: Final[int] = lib.WG_MAX_WORKERS
+MAX_LANES: Final[int] = lib.WG_MAX_LANES
+MAX_THREADS: Final[int] = lib.WG_MAX_THREADS
 DEFAULT_WORKERS_MAX: Final = 4  # more than 25 Gbit/s takes; each costs memory and AEAD contexts
+DEFAULT_LANES_MAX: Final = 4  # more than five would wait for each other: docs/speed.md
 FEW_ALLOWED_IPS: Final = 16  # most peers have no more
 
 
@@ -49,7 +53,17 @@ def aead_backends() -> tuple[str, ...]:
 
 def default_workers() -> int:
     """Return how many workers an interface of the system has unless somebody says otherwise."""
-    return max(1, min(DEFAULT_WORKERS_MAX, len(os.sched_getaffinity(0)) // 2))
+    return min(DEFAULT_WORKERS_MAX, _half_of_cores())
+
+
+def default_lanes(workers: int) -> int:
+    """Return how many lanes each of so many workers has unless somebody says otherwise."""
+    threads = max(workers, min(MAX_THREADS, len(os.sched_getaffinity(0))))
+    return min(DEFAULT_LANES_MAX, _half_of_cores(), threads // workers)
+
+
+def _half_of_cores() -> int:
+    return max(1, len(os.sched_getaffinity(0)) // 2)
 
 
 class Plane:
@@ -60,13 +74,16 @@ class Plane:
 
     event_fd: int  # readable when take_events has something, or a data thread ended by itself
 
-    def __init__(self, aead: str | None = None, workers: int = 1) -> None:
-        """Create a device without peers, for 1 to MAX_WORKERS data threads per direction.
+    def __init__(self, aead: str | None = None, workers: int = 1, lanes: int = 1) -> None:
+        """Create a device without peers, for 1 to MAX_WORKERS workers.
+
+        Each has `lanes` data threads per direction, 1 to MAX_LANES, and all MAX_THREADS at most.
 
         `aead` names one of aead_backends(); None is the fastest.  OSError with ENOENT: no such one;
-        with EINVAL: another number of workers.
+        with EINVAL: other numbers of workers or lanes.
         """
         self._workers = workers
+        self._lanes = lanes
         self._eventfds: list[int] = []
         self._device: Any = None
         self._threads = DataThreads(self._wake)
@@ -79,7 +96,8 @@ class Plane:
             events, wake_receive, *wake_send = self._eventfds
             device = ffi.new("wg_device **")
             name = ffi.NULL if aead is None else aead.encode()
-            checked(lib.wg_device_create(device, workers, events, wake_receive, wake_send, name))
+            wakes = events, wake_receive, wake_send
+            checked(lib.wg_device_create(device, workers, lanes, *wakes, name))
             self._device = device[0]
         except BaseException:
             self.close()
@@ -97,7 +115,7 @@ class Plane:
 
     @property
     def workers(self) -> int:
-        """How many data threads there are per direction."""
+        """How many queues of the TUN there are, and pairs of sockets."""
         return self._workers
 
     @property
@@ -157,11 +175,12 @@ class Plane:
         checked(lib.wg_device_start(self._device, c_io))
         self._threads.failure = None
         try:
-            for worker in range(self._workers):
-                send = partial(lib.wg_send_run, self._device, worker)
-                self._threads.start(f"wgpy-send-{worker}", send)
-                receive = partial(lib.wg_receive_run, self._device, worker)
-                self._threads.start(f"wgpy-receive-{worker}", receive)
+            for worker, lane in product(range(self._workers), range(self._lanes)):
+                number = worker * self._lanes + lane
+                send = partial(lib.wg_send_run, self._device, worker, lane)
+                self._threads.start(f"wgpy-send-{number}", send)
+                receive = partial(lib.wg_receive_run, self._device, worker, lane)
+                self._threads.start(f"wgpy-receive-{number}", receive)
         except BaseException:
             self.stop()
             raise

@@ -1,15 +1,20 @@
-/* Packets out: TUN -> UDP.  Each worker one thread, one long call (wg_send_run).
+/* Packets out: TUN -> UDP.  Each worker one thread or several (its lanes), each in one long call
+ * (wg_send_run).
  *
- *   1. poll        the TUN, and the wake eventfd (kicks, stop)
- *   2. kicked      peers that control kicked: send what is staged, or a keepalive
- *   3. frame       read one frame (a packet or a super-packet) and begin to split it
- *   4. route       under the read lock: allowed IPs -> peer -> endpoint -> sending keypair; what we
- *                  sent to that peer ourselves goes nowhere (loops.c)
- *   5. stage       no keypair: keep the packets, ask control for a handshake
- *   6. seal        packet by packet, from the frame into the sender's arena
- *   7. flush       outside the lock, when the arena is full or the TUN is empty (sender.c)
+ *   take  1. poll     the TUN, and the wake eventfd (kicks, stop)
+ *         2. kicked   peers that control kicked: send what is staged, or a keepalive
+ *         3. frames   read frames (packets or super-packets) and begin to split them
+ *         4. route    under the read lock: allowed IPs -> peer -> endpoint -> sending keypair; what
+ *                     we sent to that peer ourselves goes nowhere (loops.c); take nonces
+ *         5. stage    no keypair: keep the packets, ask control for a handshake
+ *   work  6. seal     packet by packet, from the frame into the sender's arena (sealing.c)
+ *   give  7. flush    outside the lock, when the arena is full or the TUN is empty (sender.c)
  *
  * The functions stand from the last step to the first: what is called above who calls it.
+ *
+ * Lanes take and give in turns (turnstile.c) and seal side by side.  A thread passes its turn to
+ * take on when it has planned all of a full batch.  If the TUN was empty, or a batch needs more
+ * room than the arena has, it keeps its turn until it has given.
  *
  * A frame is sealed in as many rounds as the arena needs; each round takes the lock and routes
  * anew, so no pointer outlives a lock. */
@@ -18,9 +23,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "aead.h"
 #include "allowedips.h"
-#include "bytes.h"
 #include "ecn.h"
 #include "endpoint.h"
 #include "events.h"
@@ -31,171 +34,82 @@
 #include "keypair.h"
 #include "loops.h"
 #include "peer.h"
+#include "sealing.h"
 #include "sender.h"
 #include "staged.h"
 #include "tables.h"
 #include "tally.h"
 #include "tun.h"
 #include "tunqueue.h"
+#include "turnstile.h"
+#include "ways.h"
 
 #define FRAMES_PER_BATCH 128
+#define FRAME_SPACE      (WG_VNET_HDR_LEN + WG_FRAME_MAX + WG_PADDING_MULTIPLE)
+#define FRAME_ALIGNMENT  64
+/* What is read before it is sealed.  Alone: one super-packet, while it is in the cache, or small
+ * frames.  A lane, before the next one may: three super-packets, for they fit the arena. */
+#define ALONE_SPACE (FRAME_SPACE + 16384)
+#define LANE_SPACE  (3 * (FRAME_SPACE + FRAME_ALIGNMENT))
 
-struct send_worker {               /* one send thread's own */
-    wg_device *device;             /* whose packets they are */
-    uint32_t index;                /* of the worker */
-    int tun_fd;                    /* its queue */
-    uint64_t now_ns;               /* of this batch; wg_clock_now_ns */
-    uint32_t failures;             /* reads in a row that failed */
-    uint32_t frames;               /* read in the last batch */
-    struct wg_tun_queue tun_queue; /* how much may wait in it */
-    struct wg_sender *sender;      /* messages on their way out */
-    uint8_t *frame;                /* one TUN frame, and room for the last packet's padding */
+struct outgoing {              /* one frame on its way */
+    struct wg_gso gso;         /* its packets, one by one */
+    struct wg_sealing sealing; /* of this round; no packets: there is nothing to seal */
+    struct wg_nested nested;   /* the message that it carries */
+    uint8_t destination[16];   /* inner; splitting writes over the frame's own headers */
+    uint8_t ecn;               /* bits of its TOS or traffic class, for the outside */
+    bool unreachable;          /* its sender has to be told */
 };
 
-struct outgoing {            /* one frame on its way */
-    struct wg_gso gso;       /* its packets, one by one */
-    struct wg_nested nested; /* the message that it carries */
-    uint8_t destination[16]; /* inner; splitting writes over the frame's own headers */
-    uint8_t ecn;             /* bits of its TOS or traffic class, for the outside */
+struct send_thread {                /* one's own */
+    wg_device *device;              /* whose packets they are */
+    uint32_t worker;                /* its own */
+    int tun_fd;                     /* the worker's queue */
+    struct wg_way_out *way;         /* what it shares with the worker's other lanes */
+    struct wg_turn turn;            /* among them */
+    struct wg_sealer sealer;        /* seals, for a batch */
+    struct wg_sender *sender;       /* messages on their way out */
+    uint8_t *space;                 /* frames, and room for the last packet's padding behind each */
+    uint32_t space_len;             /* bytes */
+    struct outgoing *outgoing;      /* frames of this batch */
+    uint32_t count;                 /* entries in use */
+    bool answers;                   /* to some of them */
+    struct wg_sender_claims claims; /* what is planned, but not sealed yet */
 };
 
-enum outcome { DONE, NO_ROOM, UNREACHABLE };
-
-/* ---- 6. seal ---- */
-
-/* Payload is padded to 16 bytes, but never beyond the tunnel's MTU, so that padding alone cannot
- * make the outer packet too long (5.4.6). A super-packet's segments count as packets of their own.
- */
-static uint32_t padded_length(uint32_t length, uint32_t mtu)
-{
-    uint32_t last = mtu && length > mtu ? length % mtu : length;
-    uint32_t padded = (last + WG_PADDING_MAX) & ~(uint32_t)WG_PADDING_MAX;
-
-    if (mtu && padded > mtu)
-        padded = mtu;
-    return length + (padded > last ? padded - last : 0);
-}
-
-struct sealing {                /* what all messages of one round share */
-    struct wg_peer *peer;       /* whose messages they are */
-    struct wg_keypair *keypair; /* to seal with */
-    wg_endpoint to;             /* the peer's, with hops */
-    uint64_t counter;           /* of the next message */
-    uint64_t bytes;             /* UDP payload so far */
-    uint32_t mtu;               /* of the tunnel, bytes; 0: unknown */
-    bool yields;                /* the peer, see wg_peer.yields_until_ns */
-};
-
-static bool gso_allowed(const struct send_worker *worker, struct wg_peer *peer, uint32_t length)
-{
-    uint32_t refused = atomic_load_explicit(&peer->gso_refused, memory_order_relaxed);
-
-    return worker->device->io.features & WG_FEATURE_UDP_GSO && (!refused || length < refused);
-}
-
-static uint32_t udp_manner(const struct send_worker *worker, const struct sealing *sealing,
-                           uint32_t length)
-{
-    return (gso_allowed(worker, sealing->peer, length) ? WG_SENDER_BATCHED : 0u) |
-           (sealing->yields ? WG_SENDER_YIELDING : 0u);
-}
-
-/* plaintext has room for the padding behind it; what stands there is put back. */
-static void seal_packet(struct send_worker *worker, struct sealing *sealing, uint8_t *plaintext,
-                        uint32_t length, uint8_t ecn)
-{
-    uint32_t padded = padded_length(length, sealing->mtu);
-    uint32_t message = padded + WG_TRANSPORT_OVERHEAD;
-    uint8_t *out = wg_sender_place(worker->sender);
-    uint8_t behind[WG_PADDING_MAX];
-
-    memcpy(behind, plaintext + length, padded - length);
-    memset(plaintext + length, 0, padded - length);
-    wg_store_le32(out, WG_MESSAGE_TRANSPORT);
-    wg_store_le32(out + 4, sealing->keypair->remote_index);
-    wg_store_le64(out + 8, sealing->counter);
-    wg_aead_seal(&sealing->keypair->send_key, worker->index, sealing->counter,
-                 out + WG_TRANSPORT_HEADER_LEN, plaintext, padded);
-    memcpy(plaintext + length, behind, padded - length);
-    wg_sender_commit(worker->sender, message, sealing->peer->slot, &sealing->to, ecn,
-                     udp_manner(worker, sealing, message));
-    sealing->counter++;
-    sealing->bytes += message;
-}
-
-/* Takes count nonces. False, and none taken that could be used: the keypair is used up (6.1). */
-static bool sealing_begin(struct send_worker *worker, struct sealing *sealing, struct wg_peer *peer,
-                          struct wg_keypair *keypair, uint32_t count)
-{
-    *sealing = (struct sealing){
-        .peer = peer,
-        .keypair = keypair,
-        .to = wg_peer_endpoint(peer),
-        .counter = atomic_fetch_add_explicit(&keypair->send_counter, count, memory_order_relaxed),
-        .mtu = atomic_load_explicit(&worker->device->mtu, memory_order_relaxed),
-        .yields =
-            worker->now_ns < atomic_load_explicit(&peer->yields_until_ns, memory_order_relaxed),
-    };
-    return sealing->counter <= WG_REJECT_AFTER_MESSAGES - count;
-}
-
-static bool should_rekey(const struct wg_keypair *keypair, uint64_t counter, uint64_t now_ns)
-{
-    return counter > WG_REKEY_AFTER_MESSAGES ||
-           (keypair->initiator &&
-            wg_keypair_age_ns(keypair, now_ns) >= WG_SECONDS(WG_REKEY_AFTER_TIME_S));
-}
-
-static void sealing_end(struct send_worker *worker, struct sealing *sealing, uint32_t packets)
-{
-    wg_peer_stamp_sent(sealing->peer, sealing->bytes, packets, worker->now_ns);
-    if (should_rekey(sealing->keypair, sealing->counter, worker->now_ns))
-        wg_peer_ask_handshake(sealing->peer, worker->now_ns);
-}
+enum outcome { DONE, NO_ROOM };
 
 /* ---- 5. stage ---- */
 
-static void stage_frame(struct send_worker *worker, struct wg_peer *peer, struct outgoing *frame)
+static void stage_frame(struct send_thread *thread, struct wg_peer *peer, struct outgoing *frame)
 {
+    uint64_t now_ns = thread->sealer.now_ns;
     struct wg_packet packet;
 
     while (wg_gso_next(&frame->gso, &packet))
-        wg_staged_add(peer, worker->index, packet.data, packet.length, frame->ecn, worker->now_ns);
-    wg_peer_ask_handshake(peer, worker->now_ns);
+        wg_staged_add(peer, thread->worker, packet.data, packet.length, frame->ecn, now_ns);
+    wg_peer_ask_handshake(peer, now_ns);
 }
 
-static uint32_t message_length_max(uint32_t packet_length)
-{
-    return packet_length + WG_PADDING_MAX + WG_TRANSPORT_OVERHEAD;
-}
-
-static void send_staged_packet(struct send_worker *worker, struct wg_peer *peer,
-                               struct wg_keypair *keypair, struct wg_staged *staged)
-{
-    struct sealing sealing;
-
-    if (!sealing_begin(worker, &sealing, peer, keypair, 1))
-        return;
-    seal_packet(worker, &sealing, staged->data, staged->length, staged->ecn);
-    sealing_end(worker, &sealing, staged->length > 0);
-    if (staged->length)
-        wg_count(worker->device, tx_packets, 1);
-}
-
-static enum outcome send_staged(struct send_worker *worker, struct wg_peer *peer,
+/* In turn, as they are few.  They leave after what is planned already, so that has to be sealed
+ * first: there is no room for them. */
+static enum outcome send_staged(struct send_thread *thread, struct wg_peer *peer,
                                 struct wg_keypair *keypair)
 {
     enum outcome outcome = DONE;
     struct wg_staged *staged;
 
+    if (thread->claims.messages)
+        return NO_ROOM;
     pthread_mutex_lock(&peer->staged_lock);
-    while ((staged = wg_staged_oldest(peer, worker->index))) {
-        if (!wg_sender_room(worker->sender, message_length_max(staged->length))) {
+    while ((staged = wg_staged_oldest(peer, thread->worker))) {
+        if (!wg_sender_room(thread->sender, &thread->claims,
+                            wg_sealing_length_max(staged->length))) {
             outcome = NO_ROOM;
             break;
         }
         wg_staged_take(peer, staged);
-        send_staged_packet(worker, peer, keypair, staged);
+        wg_sealing_staged(&thread->sealer, peer, keypair, staged);
         free(staged);
     }
     pthread_mutex_unlock(&peer->staged_lock);
@@ -209,17 +123,17 @@ static uint32_t packets_left(const struct outgoing *frame)
     return frame->gso.count - frame->gso.index;
 }
 
-static void drop_without_peer(struct send_worker *worker, const struct outgoing *frame)
+static void drop_without_peer(struct send_thread *thread, const struct outgoing *frame)
 {
     uint32_t packets = packets_left(frame);
 
-    wg_count(worker->device, tx_no_peer, packets);
-    wg_drop_to(worker->device, frame->destination, frame->gso.version == 4, packets,
-               worker->now_ns);
+    wg_count(thread->device, tx_no_peer, packets);
+    wg_drop_to(thread->device, frame->destination, frame->gso.version == 4, packets,
+               thread->sealer.now_ns);
 }
 
 /* It has no endpoint, or what goes there comes back. */
-static void drop_of_peer(struct send_worker *worker, const struct outgoing *frame,
+static void drop_of_peer(struct send_thread *thread, const struct outgoing *frame,
                          struct wg_peer *peer, bool looped)
 {
     struct wg_tally_cell *cell =
@@ -227,100 +141,154 @@ static void drop_of_peer(struct send_worker *worker, const struct outgoing *fram
     uint32_t packets = packets_left(frame);
 
     if (looped)
-        wg_count(worker->device, tx_looped, packets);
+        wg_count(thread->device, tx_looped, packets);
     else
-        wg_count(worker->device, tx_no_endpoint, packets);
-    wg_tally_add(cell, packets, worker->now_ns, NULL);
+        wg_count(thread->device, tx_no_endpoint, packets);
+    wg_tally_add(cell, packets, thread->sealer.now_ns, NULL);
 }
 
-static struct wg_peer *route_frame(struct send_worker *worker, const struct outgoing *frame)
+static struct wg_peer *route_frame(struct send_thread *thread, const struct outgoing *frame)
 {
-    const struct wg_allowedips *trie = &worker->device->allowedips;
+    const struct wg_allowedips *trie = &thread->device->allowedips;
     struct wg_peer *peer = frame->gso.version == 4 ? wg_allowedips_find4(trie, frame->destination)
                                                    : wg_allowedips_find6(trie, frame->destination);
     if (!peer) {
-        drop_without_peer(worker, frame);
+        drop_without_peer(thread, frame);
         return NULL;
     }
     wg_endpoint endpoint = wg_peer_endpoint(peer);
     if (wg_endpoint_is_sendable(&endpoint))
         return peer;
-    drop_of_peer(worker, frame, peer, endpoint.looped);
+    drop_of_peer(thread, frame, peer, endpoint.looped);
     return NULL;
 }
 
-static enum outcome seal_frame(struct send_worker *worker, struct wg_peer *peer,
-                               struct wg_keypair *keypair, struct outgoing *frame)
+static enum outcome plan_sealing(struct send_thread *thread, struct wg_peer *peer,
+                                 struct wg_keypair *keypair, struct outgoing *frame)
 {
-    struct wg_gso *gso = &frame->gso;
     uint32_t left = packets_left(frame);
-    uint32_t room = wg_sender_room(worker->sender, message_length_max(wg_gso_packet_length(gso)));
+    uint32_t length = wg_sealing_length_max(wg_gso_packet_length(&frame->gso));
+    uint32_t room = wg_sender_room(thread->sender, &thread->claims, length);
     uint32_t count = room < left ? room : left;
-    struct sealing sealing;
-    struct wg_packet packet;
 
     if (!count)
         return NO_ROOM;
-    if (!sealing_begin(worker, &sealing, peer, keypair, count)) {
-        wg_peer_ask_handshake(peer, worker->now_ns);
+    if (!wg_sealing_begin(&thread->sealer, &frame->sealing, peer, keypair, count)) {
+        frame->sealing.packets = 0;
+        wg_peer_ask_handshake(peer, thread->sealer.now_ns);
         return DONE;
     }
-    sealing.to.hops = frame->nested.hops;
-    for (uint32_t i = 0; i < count && wg_gso_next(gso, &packet); i++)
-        seal_packet(worker, &sealing, packet.data, packet.length, frame->ecn);
-    sealing_end(worker, &sealing, count);
-    wg_count(worker->device, tx_packets, count);
+    frame->sealing.to.hops = frame->nested.hops;
+    frame->sealing.ecn = frame->ecn;
+    thread->claims.bytes += count * length;
+    thread->claims.messages += count;
     return count < left ? NO_ROOM : DONE;
 }
 
 /* A message that must not be carried to the peer. */
-static bool drop_nested(struct send_worker *worker, struct wg_peer *peer,
+static bool drop_nested(struct send_thread *thread, struct wg_peer *peer,
                         const struct outgoing *frame)
 {
     bool ours = wg_nested_is_to(&frame->nested, peer);
 
     if (!ours && frame->nested.hops)
         return false;
-    drop_of_peer(worker, frame, peer, true);
+    drop_of_peer(thread, frame, peer, true);
     if (ours)
         wg_event_pend(peer, WG_LOOP_SEEN);
     return true;
 }
 
-/* One round under the read lock. */
-static enum outcome send_frame_round(struct send_worker *worker, struct outgoing *frame)
+/* NO_ROOM: it, or the rest of it, needs another round. */
+static enum outcome plan_frame(struct send_thread *thread, struct outgoing *frame)
 {
-    struct wg_peer *peer = route_frame(worker, frame);
+    struct wg_peer *peer = route_frame(thread, frame);
 
-    if (!peer)
-        return UNREACHABLE;
-    if (frame->nested.type && drop_nested(worker, peer, frame))
+    frame->unreachable = !peer;
+    thread->answers |= !peer;
+    if (!peer || (frame->nested.type && drop_nested(thread, peer, frame)))
         return DONE;
-    struct wg_keypair *keypair = wg_keypair_sending(peer, worker->now_ns);
+    struct wg_keypair *keypair = wg_keypair_sending(peer, thread->sealer.now_ns);
     if (!keypair) {
-        stage_frame(worker, peer, frame);
+        stage_frame(thread, peer, frame);
         return DONE;
     }
-    if (wg_staged_waits(peer, worker->index) && send_staged(worker, peer, keypair) == NO_ROOM)
+    if (wg_staged_waits(peer, thread->worker) && send_staged(thread, peer, keypair) == NO_ROOM)
         return NO_ROOM;
-    return seal_frame(worker, peer, keypair, frame);
+    return plan_sealing(thread, peer, keypair, frame);
 }
 
-/* The frame, or its first packet, comes back as an ICMP error, as from the kernel module. */
-static void answer_unreachable(struct send_worker *worker, struct outgoing *frame)
+/* Returns the first frame that needs another round. */
+static uint32_t plan_frames(struct send_thread *thread, uint32_t first)
+{
+    uint32_t next = first;
+
+    while (next < thread->count && plan_frame(thread, &thread->outgoing[next]) == DONE)
+        next++;
+    return next;
+}
+
+/* What is planned of the frames from first to last. */
+static void seal_frames(struct send_thread *thread, uint32_t first, uint32_t last)
+{
+    thread->claims = (struct wg_sender_claims){0};
+    for (uint32_t i = first; i <= last && i < thread->count; i++) {
+        struct outgoing *frame = &thread->outgoing[i];
+        if (!frame->sealing.packets)
+            continue;
+        wg_sealing_frame(&thread->sealer, &frame->sealing, &frame->gso);
+        frame->sealing.packets = 0;
+    }
+}
+
+/* A frame, or its first packet, comes back as an ICMP error, as from the kernel module. */
+static void answer_unreachables(struct send_thread *thread)
 {
     struct wg_packet packet;
 
-    if (wg_gso_next(&frame->gso, &packet))
-        wg_icmp_unreachable(worker->device, worker->tun_fd, packet.data, packet.length,
-                            worker->now_ns);
+    for (uint32_t i = 0; i < thread->count; i++) {
+        struct outgoing *frame = &thread->outgoing[i];
+        if (frame->unreachable && wg_gso_next(&frame->gso, &packet))
+            wg_icmp_unreachable(thread->device, thread->tun_fd, packet.data, packet.length,
+                                thread->sealer.now_ns);
+    }
+    thread->answers = false;
 }
 
-/* ---- 3. frame ---- */
+/* ---- 3. frames ---- */
 
-static bool frame_begin(struct send_worker *worker, struct outgoing *frame, size_t length)
+static void send_flush(struct send_thread *thread)
 {
-    if (wg_gso_begin(&frame->gso, worker->frame, length, worker->device->io.features))
+    if (wg_sender_is_empty(thread->sender) && !thread->turn.drawn)
+        return;
+    wg_turn_give(&thread->turn);
+    wg_sender_flush(thread->device, thread->sender);
+}
+
+/* more: there may be more frames for others to take. */
+static void send_batch(struct send_thread *thread, bool more)
+{
+    wg_device *device = thread->device;
+
+    for (uint32_t first = 0, next; first < thread->count; first = next) {
+        pthread_rwlock_rdlock(&device->tables);
+        next = plan_frames(thread, first);
+        if (more && next == thread->count)
+            wg_turn_pass(&thread->turn);
+        seal_frames(thread, first, next);
+        pthread_rwlock_unlock(&device->tables);
+        if (next < thread->count)
+            send_flush(thread);
+    }
+    if (thread->answers)
+        answer_unreachables(thread);
+    thread->count = 0;
+}
+
+static bool frame_begin(struct send_thread *thread, struct outgoing *frame, uint8_t *data,
+                        size_t length)
+{
+    if (wg_gso_begin(&frame->gso, data, length, thread->device->io.features))
         return false;
     const uint8_t *ip = frame->gso.ip;
     bool v4 = frame->gso.version == 4;
@@ -328,91 +296,104 @@ static bool frame_begin(struct send_worker *worker, struct outgoing *frame, size
            v4 ? WG_IPV4_ADDRESS_LEN : WG_IPV6_ADDRESS_LEN);
     frame->ecn = wg_ecn_get(ip, v4);
     frame->nested = wg_nested_read(ip, frame->gso.length);
-    wg_flow_sent(worker->device, worker->index, ip, frame->gso.length);
+    frame->sealing.packets = 0;
+    wg_flow_sent(thread->device, thread->worker, ip, frame->gso.length);
     return true;
 }
 
-static void send_frame(struct send_worker *worker, size_t length)
+static void frame_came(struct send_thread *thread, uint8_t *data, size_t length)
 {
-    wg_device *device = worker->device;
-    struct outgoing frame;
-    enum outcome outcome;
+    wg_device *device = thread->device;
 
+    thread->way->failures = 0;
+    thread->way->frames++;
     wg_count(device, tx_frames, 1);
-    if (!frame_begin(worker, &frame, length)) {
-        wg_count(device, tx_invalid, 1);
-        wg_tally_add(&device->drops[WG_DEVICE_DROP_INVALID_FRAME], 1, worker->now_ns, NULL);
+    if (frame_begin(thread, &thread->outgoing[thread->count], data, length)) {
+        thread->count++;
         return;
     }
-    do {
-        pthread_rwlock_rdlock(&device->tables);
-        outcome = send_frame_round(worker, &frame);
-        pthread_rwlock_unlock(&device->tables);
-        if (outcome == NO_ROOM)
-            wg_sender_flush(device, worker->sender);
-    } while (outcome == NO_ROOM);
-    if (outcome == UNREACHABLE)
-        answer_unreachable(worker, &frame);
+    wg_count(device, tx_invalid, 1);
+    wg_tally_add(&device->drops[WG_DEVICE_DROP_INVALID_FRAME], 1, thread->sealer.now_ns, NULL);
 }
 
 static bool is_gone(int error) { return error == -EBADFD || error == -EBADF; }
 
 /* One packet may be unreadable - Linux says EINVAL for a kind of super-packet that its header has
  * no name for - and the next is not.  Returns 0 to read on, else why not. */
-static int read_failed(struct send_worker *worker, int error)
+static int read_failed(struct send_thread *thread, int error)
 {
+    struct wg_way_out *way = thread->way;
+
     if (error == -EAGAIN || is_gone(error))
         return error;
     wg_about about = wg_about_error(-error);
-    wg_count(worker->device, tx_tun_errors, 1);
-    wg_tally_add(&worker->device->drops[WG_DEVICE_DROP_TUN_ERROR], 1, worker->now_ns, &about);
-    if (++worker->failures < WG_FAILURES_IN_A_ROW)
+    wg_count(thread->device, tx_tun_errors, 1);
+    wg_tally_add(&thread->device->drops[WG_DEVICE_DROP_TUN_ERROR], 1, thread->sealer.now_ns,
+                 &about);
+    if (++way->failures < WG_FAILURES_IN_A_ROW)
         return 0;
-    worker->failures = 0;
+    way->failures = 0;
     return error;
 }
 
-/* Reads and seals until the TUN is empty or the batch is full. */
-static int send_frames(struct send_worker *worker)
+/* Frames one behind the other, as many as there is space for. */
+static int read_frames(struct send_thread *thread)
 {
+    uint32_t at = 0;
     int error = 0;
 
-    worker->frames = 0;
-    for (int i = 0; i < FRAMES_PER_BATCH && !error; i++) {
-        ssize_t length = wg_tun_read(worker->tun_fd, worker->frame, WG_VNET_HDR_LEN + WG_FRAME_MAX);
+    while (!error && thread->count < FRAMES_PER_BATCH && at + FRAME_SPACE <= thread->space_len) {
+        ssize_t length =
+            wg_tun_read(thread->tun_fd, thread->space + at, WG_VNET_HDR_LEN + WG_FRAME_MAX);
         if (length < 0) {
-            error = read_failed(worker, (int)length);
+            error = read_failed(thread, (int)length);
             continue;
         }
-        worker->failures = 0;
-        worker->frames++;
-        send_frame(worker, (size_t)length);
+        frame_came(thread, thread->space + at, (size_t)length);
+        at += ((uint32_t)length + WG_PADDING_MULTIPLE + FRAME_ALIGNMENT - 1) &
+              ~(uint32_t)(FRAME_ALIGNMENT - 1);
     }
+    return error;
+}
+
+/* Reads and seals: who is alone until the TUN is empty or the batch is full, a lane what it has
+ * space for. */
+static int send_frames(struct send_thread *thread)
+{
+    struct wg_way_out *way = thread->way;
+    bool alone = !thread->turn.turnstile;
+    int error;
+
+    way->frames = 0;
+    do {
+        error = way->error = read_frames(thread);
+        send_batch(thread, !error);
+    } while (alone && !error && way->frames < FRAMES_PER_BATCH);
     return error;
 }
 
 /* ---- 2. kicked ---- */
 
-static enum outcome send_kicked_peer(struct send_worker *worker, struct wg_peer *peer,
+static enum outcome send_kicked_peer(struct send_thread *thread, struct wg_peer *peer,
                                      uint32_t kinds)
 {
     wg_endpoint endpoint = wg_peer_endpoint(peer);
 
     if (kinds & WG_KICK_KEEPALIVE && !atomic_load(&peer->staged_count))
-        wg_staged_add(peer, worker->index, worker->frame, 0, 0, worker->now_ns);
-    if (!wg_staged_waits(peer, worker->index) || !wg_endpoint_is_sendable(&endpoint))
+        wg_staged_add(peer, thread->worker, thread->space, 0, 0, thread->sealer.now_ns);
+    if (!wg_staged_waits(peer, thread->worker) || !wg_endpoint_is_sendable(&endpoint))
         return DONE;
-    struct wg_keypair *keypair = wg_keypair_sending(peer, worker->now_ns);
+    struct wg_keypair *keypair = wg_keypair_sending(peer, thread->sealer.now_ns);
     if (!keypair) {
-        wg_peer_ask_handshake(peer, worker->now_ns);
+        wg_peer_ask_handshake(peer, thread->sealer.now_ns);
         return DONE;
     }
-    return send_staged(worker, peer, keypair);
+    return send_staged(thread, peer, keypair);
 }
 
-static void send_kicked(struct send_worker *worker)
+static void send_kicked(struct send_thread *thread)
 {
-    wg_device *device = worker->device;
+    wg_device *device = thread->device;
     struct wg_peer *peer;
 
     do {
@@ -420,14 +401,14 @@ static void send_kicked(struct send_worker *worker)
         enum outcome outcome = DONE;
 
         pthread_rwlock_rdlock(&device->tables);
-        peer = wg_kick_take(device, worker->index, &kinds);
+        peer = wg_kick_take(device, thread->worker, &kinds);
         if (peer) {
             slot = peer->slot;
-            outcome = send_kicked_peer(worker, peer, kinds);
+            outcome = send_kicked_peer(thread, peer, kinds);
         }
         pthread_rwlock_unlock(&device->tables);
         if (outcome == NO_ROOM) {
-            wg_sender_flush(device, worker->sender);
+            send_flush(thread);
             wg_peer_kick(device, slot, WG_KICK_STAGED); /* the rest, in its next turn */
         }
     } while (peer);
@@ -436,63 +417,77 @@ static void send_kicked(struct send_worker *worker)
 /* ---- 1. poll ---- */
 
 /* How long to wait for a frame at most. */
-static int patience_ms(const struct send_worker *worker, bool failing)
+static int patience_ms(const struct send_thread *thread, bool failing)
 {
     if (failing)
         return WG_PAUSE_MS;
-    return worker->tun_queue.length ? WG_TUN_QUEUE_REST_MS : -1;
+    return thread->way->tun_queue.length ? WG_TUN_QUEUE_REST_MS : -1;
 }
 
 /* For a frame, unless reading fails, and then for a moment; either way for control. */
-static void send_wait(struct send_worker *worker, bool failing)
+static void send_wait(struct send_thread *thread, bool failing)
 {
-    int wake_fd = worker->device->send_wake_fds[worker->index];
-    struct pollfd fds[2] = {{.fd = failing ? -1 : worker->tun_fd, .events = POLLIN},
+    int wake_fd = thread->device->send_wake_fds[thread->worker];
+    struct pollfd fds[2] = {{.fd = failing ? -1 : thread->tun_fd, .events = POLLIN},
                             {.fd = wake_fd, .events = POLLIN}};
 
-    wg_poll(fds, 2, patience_ms(worker, failing));
+    wg_poll(fds, 2, patience_ms(thread, failing));
     if (fds[1].revents)
         wg_wake_drain(wake_fd);
 }
 
-static int send_loop(struct send_worker *worker)
+/* All but what others may do meanwhile is in turn. */
+static int send_turn(struct send_thread *thread)
 {
-    wg_device *device = worker->device;
-    int error = 0;
+    struct wg_way_out *way = thread->way;
 
-    while (!atomic_load(&device->stopping)) {
-        if (error)
-            send_wait(worker, error != -EAGAIN);
-        worker->now_ns = wg_clock_now_ns();
-        wg_tun_queue_took(device, worker->index, &worker->tun_queue, worker->frames, error,
-                          worker->now_ns);
-        send_kicked(worker);
-        error = send_frames(worker);
-        wg_sender_flush(device, worker->sender);
-        if (is_gone(error))
-            return error;
-    }
-    return 0;
+    if (way->error)
+        send_wait(thread, way->error != -EAGAIN);
+    thread->sealer.now_ns = wg_clock_now_ns();
+    wg_tun_queue_took(thread->device, thread->worker, &way->tun_queue, way->frames, way->error,
+                      thread->sealer.now_ns);
+    send_kicked(thread);
+    int error = send_frames(thread);
+    send_flush(thread);
+    wg_turn_end(&thread->turn);
+    return is_gone(error) ? error : 0;
 }
 
-int wg_send_run(wg_device *device, uint32_t worker_index)
+static int send_loop(struct send_thread *thread)
 {
-    size_t frame_size = WG_VNET_HDR_LEN + WG_FRAME_MAX + WG_PADDING_MULTIPLE;
+    int error = 0;
+
+    wg_way_out_enter(thread->device, thread->worker, &thread->turn);
+    while (!error && !atomic_load(&thread->device->stopping) && wg_turn_take(&thread->turn))
+        error = send_turn(thread);
+    wg_way_out_leave(thread->device, thread->worker, &thread->turn);
+    return error;
+}
+
+int wg_send_run(wg_device *device, uint32_t worker, uint32_t lane)
+{
     int error = -ENOMEM;
 
-    if (worker_index >= device->workers)
+    if (worker >= device->workers || lane >= device->lanes)
         return -EINVAL;
-    const wg_worker_io *io = &device->io.workers[worker_index];
-    struct send_worker worker = {.device = device, .index = worker_index, .tun_fd = io->tun_fd};
-    wg_tun_queue_init(&worker.tun_queue);
-    worker.frame = calloc(1, frame_size);
-    worker.sender = wg_sender_new(io, true); /* its waits hold back who writes to the TUN */
-    if (worker.frame && worker.sender)
-        error = send_loop(&worker);
-    wg_tun_queue_close(device, worker_index);
-    wg_sender_free(worker.sender);
-    if (worker.frame)
-        OPENSSL_cleanse(worker.frame, frame_size);
-    free(worker.frame);
+    const wg_worker_io *io = &device->io.workers[worker];
+    struct send_thread thread = {
+        .device = device,
+        .worker = worker,
+        .tun_fd = io->tun_fd,
+        .way = &device->ways[worker].out,
+        .sealer = {.device = device, .thread = worker * device->lanes + lane},
+        .space_len = device->lanes == 1 ? ALONE_SPACE : LANE_SPACE,
+    };
+    thread.space = calloc(1, thread.space_len);
+    thread.outgoing = malloc(FRAMES_PER_BATCH * sizeof(struct outgoing));
+    thread.sender = thread.sealer.sender = wg_sender_new(io, &thread.way->congestion);
+    if (thread.space && thread.outgoing && thread.sender)
+        error = send_loop(&thread);
+    wg_sender_free(thread.sender);
+    if (thread.space)
+        OPENSSL_cleanse(thread.space, thread.space_len);
+    free(thread.space);
+    free(thread.outgoing);
     return error;
 }

@@ -21,7 +21,7 @@
 
 struct wg_sender {                         /* one thread's own */
     const wg_worker_io *io;                /* its sockets */
-    struct wg_congestion congestion;       /* of its sockets */
+    struct wg_congestion *congestion;      /* of its sockets; while it may flush */
     struct wg_udp_messages *messages;      /* built at flush */
     uint8_t *arena;                        /* theirs */
     uint32_t used;                         /* bytes of the arena */
@@ -29,14 +29,14 @@ struct wg_sender {                         /* one thread's own */
     struct wg_run runs[WG_UDP_SEND_SLOTS]; /* in the order in which they leave */
 };
 
-struct wg_sender *wg_sender_new(const wg_worker_io *io, bool patient)
+struct wg_sender *wg_sender_new(const wg_worker_io *io, struct wg_congestion *congestion)
 {
     struct wg_sender *sender = calloc(1, sizeof(*sender));
 
     if (!sender)
         return NULL;
     sender->io = io;
-    wg_congestion_init(&sender->congestion, wg_udp_send_buffer(io), patient);
+    sender->congestion = congestion;
     sender->messages = wg_udp_messages_new();
     if (!sender->messages) {
         free(sender);
@@ -54,12 +54,15 @@ void wg_sender_free(struct wg_sender *sender)
     free(sender);
 }
 
-uint32_t wg_sender_room(const struct wg_sender *sender, uint32_t length)
+uint32_t wg_sender_room(const struct wg_sender *sender, const struct wg_sender_claims *claims,
+                        uint32_t length)
 {
-    uint32_t by_bytes = (WG_UDP_ARENA_LEN - sender->used) / length;
-    uint32_t by_runs = WG_UDP_SEND_SLOTS - sender->runs_used;
+    uint32_t by_bytes = (WG_UDP_ARENA_LEN - sender->used - claims->bytes) / length;
+    uint32_t by_runs = WG_UDP_SEND_SLOTS - sender->runs_used - claims->messages;
     return by_bytes < by_runs ? by_bytes : by_runs;
 }
+
+bool wg_sender_is_empty(const struct wg_sender *sender) { return !sender->runs_used; }
 
 uint8_t *wg_sender_place(struct wg_sender *sender) { return sender->arena + sender->used; }
 
@@ -101,12 +104,12 @@ static bool is_congestion(int error) { return error == EAGAIN || error == ENOBUF
 
 static bool has_room(struct wg_sender *sender, const struct wg_run *run, int fd)
 {
-    return wg_congestion_has_room(&sender->congestion, run, wg_udp_queued(fd));
+    return wg_congestion_has_room(sender->congestion, run, wg_udp_queued(fd));
 }
 
 static bool room_comes(struct wg_sender *sender, const struct wg_run *run, int fd)
 {
-    if (!wg_congestion_may_wait(&sender->congestion, run))
+    if (!wg_congestion_may_wait(sender->congestion, run))
         return false;
     return wg_udp_wait_room(fd) || has_room(sender, run, fd);
 }
@@ -130,7 +133,7 @@ static void run_drop(wg_device *device, struct wg_sender *sender, const struct w
     struct wg_peer *peer = wg_peer_find(device, run->slot);
     if (peer)
         wg_tally_add(&peer->drops[WG_PEER_DROP_CONGESTED], run->count, wg_clock_now_ns(), NULL);
-    peer_yield(device, sender, wg_congestion_yielder(&sender->congestion, run));
+    peer_yield(device, sender, wg_congestion_yielder(sender->congestion, run));
     pthread_rwlock_unlock(&device->tables);
     wg_count(device, tx_congested, run->count);
 }
@@ -256,7 +259,7 @@ static uint32_t runs_try(struct wg_sender *sender, uint32_t first, uint32_t coun
     int fd = wg_udp_fd(sender->io, &run->to);
 
     *error = EAGAIN;
-    if (wg_congestion_needs_look(&sender->congestion, run) && !has_room(sender, run, fd) &&
+    if (wg_congestion_needs_look(sender->congestion, run) && !has_room(sender, run, fd) &&
         !room_comes(sender, run, fd))
         return 0;
     uint32_t sent = wg_udp_messages_send(sender->messages, fd, first, count, error);
@@ -272,13 +275,13 @@ static uint32_t runs_send(wg_device *device, struct wg_sender *sender, uint32_t 
     uint32_t sent = runs_try(sender, first, runs_alike(sender, first), &error);
 
     for (uint32_t i = first; i < first + sent; i++) {
-        wg_congestion_take(&sender->congestion, &sender->runs[i]);
-        wg_congestion_weigh(&sender->congestion, &sender->runs[i]);
+        wg_congestion_take(sender->congestion, &sender->runs[i]);
+        wg_congestion_weigh(sender->congestion, &sender->runs[i]);
     }
     wg_count(device, tx_calls, sent);
     if (!error)
         return sent;
-    wg_congestion_weigh(&sender->congestion, &sender->runs[first + sent]);
+    wg_congestion_weigh(sender->congestion, &sender->runs[first + sent]);
     run_recover(device, sender, &sender->runs[first + sent], first + sent, error);
     return sent + 1;
 }
@@ -292,7 +295,7 @@ void wg_sender_flush(wg_device *device, struct wg_sender *sender)
         wg_udp_messages_set(sender->messages, i, run);
         datagrams += run->count;
     }
-    sender->congestion.waits = 0;
+    sender->congestion->waits = 0;
     for (uint32_t first = 0; first < sender->runs_used;)
         first += runs_send(device, sender, first);
     wg_count(device, tx_datagrams, datagrams);

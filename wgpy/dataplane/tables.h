@@ -27,6 +27,7 @@ struct wg_icmp_limits;     /* icmp.c */
 struct wg_index_entry;     /* keypair.h */
 struct wg_keypair;         /* likewise */
 struct wg_staged;          /* staged.h */
+struct wg_ways;            /* ways.h */
 
 struct wg_kick {          /* for one send thread; kicks_lock */
     struct wg_peer *next; /* in the thread's list */
@@ -73,6 +74,7 @@ struct wg_peer {
 
     pthread_spinlock_t endpoint_lock; /* guards endpoint */
     wg_endpoint endpoint;             /* where it is; any thread; endpoint_lock */
+    uint64_t roamed_ns; /* when what last told that had come; any thread; endpoint_lock */
 
     pthread_mutex_t staged_lock;                  /* guards what follows */
     struct wg_staged *staged_first, *staged_last; /* staged_lock */
@@ -128,11 +130,13 @@ struct wg_device {
     uint32_t index_count;               /* tables */
     const struct wg_aead_backend *aead; /* of new keys; never changes */
 
-    uint32_t workers;                             /* data threads per direction; never changes */
-    int event_fd, receive_wake_fd;                /* eventfds, borrowed */
-    int send_wake_fds[WG_MAX_WORKERS];            /* likewise, one per send thread */
-    wg_io io;                                     /* written before the threads start */
-    _Atomic uint8_t flow_queues[WG_FLOW_BUCKETS]; /* flows.c; send threads write */
+    uint32_t workers;              /* queues of the TUN; never changes */
+    uint32_t lanes;                /* data threads per direction of each worker; never changes */
+    struct wg_ways *ways;          /* by worker; data threads, in turns; made at create */
+    int event_fd, receive_wake_fd; /* eventfds, borrowed */
+    int send_wake_fds[WG_MAX_WORKERS];                /* likewise, one per send thread */
+    wg_io io;                                         /* written before the threads start */
+    _Atomic uint8_t flow_queues[WG_FLOW_BUCKETS];     /* flows.c; send threads write */
     _Atomic uint8_t fragment_queues[WG_FLOW_BUCKETS]; /* likewise, by addresses and protocol */
     atomic_bool stopping;                             /* data threads have to end; control */
     _Atomic uint32_t mtu;                        /* of the tunnel, bytes; 0: unknown; control */
