@@ -26,7 +26,6 @@ from bench.cases import (
     CASES,
     Case,
     Figures,
-    NotApplicable,
     can_count_syscalls,
     count_syscalls,
     soak,
@@ -35,6 +34,7 @@ from bench.cases import (
 from bench.lab import (
     Implementation,
     LabError,
+    NotApplicable,
     find_kernel,
     find_tailscale,
     find_wireguard_go,

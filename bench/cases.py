@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import flood
-from bench.lab import LabError, Usage, pinned, run, until, usage_of
+from bench import cores, flood
+from bench.lab import LabError, NotApplicable, Usage, pinned, run, until, usage_of
 from bench.overload import held
 from bench.topology import MTU, Counters, Host, Tunnel
 from bench.ways import Ends, Way, direct, forwarded, masqueraded, nested
@@ -38,10 +38,6 @@ AFTER_S = 1.0
 SETTLE_S = 1  # of a load, before it is measured beside it
 GRACE_S = 15.0  # what a tool may take longer than asked to
 SOAK_SAMPLE_S = 1.0
-
-
-class NotApplicable(LabError):
-    """The case makes no sense for this implementation or on this machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,6 +323,9 @@ CASES = (
     Case("rtt-after", relieved_round_trips),
     Case("peers1000", many_peers),
     Case("transmit", transmit),
+    Case("cores-send", cores.send),
+    Case("cores-receive", cores.receive),
+    Case("cores-tcp", cores.compared(tcp())),
 )
 ABLATED = "tcp4", "udp64", "udp1372"  # the cases that ablations are measured with
 

@@ -22,6 +22,10 @@ class LabError(Exception):
     """Why something could not be measured, in one line."""
 
 
+class NotApplicable(LabError):
+    """The case makes no sense for this implementation or on this machine."""
+
+
 @dataclass(frozen=True, slots=True)
 class Implementation:
     """A WireGuard to measure."""

@@ -23,6 +23,7 @@ from wgpy.protocol.noise import (
     InitiatorState,
     RemoteStatic,
     StaticKey,
+    TransportKeys,
     read_response_untrusted,
     write_initiation,
 )
@@ -43,8 +44,8 @@ class Newcomer:
         self._remote = RemoteStatic(responder_key, local.exchange(responder_key))
         self._cookies = CookieGenerator(responder_key)
 
-    def attempt(self, until_s: float) -> bool:
-        """Send an initiation; True when the response has come before that time."""
+    def attempt(self, until_s: float) -> TransportKeys | None:
+        """Send an initiation; None when no response has come before that time."""
         timestamp = tai64n(time.time_ns())
         message, state = write_initiation(
             self._local, self._remote, secrets.randbits(32), timestamp
@@ -53,16 +54,16 @@ class Newcomer:
         while (left_s := until_s - time.monotonic()) > 0:
             self._udp.settimeout(left_s)
             with contextlib.suppress(TimeoutError, BadMessage):
-                if self._is_response(self._udp.recv(BUFFER_LEN), state):
-                    return True
-        return False
+                keys = self._read(self._udp.recv(BUFFER_LEN), state)
+                if keys is not None:
+                    return keys
+        return None
 
-    def _is_response(self, message: bytes, state: InitiatorState) -> bool:
+    def _read(self, message: bytes, state: InitiatorState) -> TransportKeys | None:
         if message[:1] == bytes([MessageType.COOKIE_REPLY]):
             self._cookies.consume_reply_untrusted(message, time.monotonic_ns())
-            return False
-        read_response_untrusted(self._local, state, message, ZERO_KEY)
-        return True
+            return None
+        return read_response_untrusted(self._local, state, message, ZERO_KEY)
 
 
 def main(address: str, port: str, responder_key: str) -> str:

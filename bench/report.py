@@ -73,6 +73,14 @@ ROWS = (
     Row("peers1000", "of_one_peer", "the same, of that without", "1"),
     Row("transmit", "kpps", "sending only, on one core, of 1372 bytes", "1000/s"),
     Row("transmit", "daemon_busy", "the daemon's share of that core", "1"),
+    Row("cores-send", "kpps_one", "sending to one peer, one thread on one core", "1000/s"),
+    Row("cores-send", "kpps_two", "the same, two on two", "1000/s"),
+    Row("cores-receive", "kpps_one", "receiving from one peer, one thread on one core", "1000/s"),
+    Row("cores-receive", "kpps_two", "the same, two on two", "1000/s"),
+    Row("cores-tcp", "gbit_s_one", "TCP by one thread each way", "Gbit/s"),
+    Row("cores-tcp", "gbit_s_two", "TCP by two threads each way", "Gbit/s"),
+    Row("cores-tcp", "retransmits_one", "segments sent again by one", "1", is_count=True),
+    Row("cores-tcp", "retransmits_two", "segments sent again by two", "1", is_count=True),
 )
 COSTS = (
     ("CPU s/GB", "cpu_{}_s_per_gb"),

@@ -19,6 +19,7 @@ class Line:
 
 
 STREAM = "gbit_s", AGAIN
+ONE_TWO = "kpps_one", "kpps_two"
 CPU = "cpu_a_s_per_gb", "cpu_b_s_per_gb"
 LINES = (
     Line("TCP over IPv4, one stream, Gbit/s", "tcp4", headline=True),
@@ -35,6 +36,9 @@ LINES = (
     Line("UDP of 64 bytes, 1000 packets/s", "udp64", ("kpps",)),
     Line("UDP of 1372 bytes, 1000 packets/s", "udp1372", ("kpps",), headline=True),
     Line("sending only, on one core, 1000 packets/s", "transmit", ("kpps",)),
+    Line("one peer, 1 and 2 threads: sent, 1000 packets/s", "cores-send", ONE_TWO),
+    Line("one peer, 1 and 2 threads: received", "cores-receive", ONE_TWO),
+    Line("TCP by 1 and 2 threads each way, Gbit/s", "cores-tcp", ("gbit_s_one", "gbit_s_two")),
     Line("round trip, idle, mean, us", "rtt-idle", ("rtt_mean_us",)),
     Line("round trip beside TCP, p99, us", "rtt-loaded", ("rtt_p99_us",), headline=True),
     Line("round trip beside a UDP flood, a tenth of a core, p99", "rtt-overload", ("rtt_p99_us",)),

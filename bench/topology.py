@@ -253,7 +253,7 @@ class Tunnel:
     @contextlib.contextmanager
     def one_way(self) -> Iterator[None]:
         """Lose whatever a sends, before it reaches the daemon of b."""
-        chain = f"type filter hook prerouting priority raw; udp dport {PORT} drop;"
+        chain = f"type filter hook prerouting priority raw; udp dport {self.b.port} drop;"
         with self.b.with_chain(chain):
             yield
 

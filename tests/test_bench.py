@@ -1,7 +1,9 @@
 """What the benchmark makes of its samples, and of the output of the tools that it runs."""
 
+import itertools
 import json
 import re
+import struct
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,12 +17,13 @@ sys.path.append(
     str(ROOT)
 )  # bench is never installed; at the end, so that wgpy is the installed one
 
-from bench import cases, lab, report, stages, topology, ways  # noqa: E402
+from bench import bursts, cases, cores, flood, lab, report, stages, topology, ways  # noqa: E402
 from bench.__main__ import ablations, given_peer, parse  # noqa: E402
 from bench.lab import Implementation, LabError  # noqa: E402
 from bench.report import ALL_OFF, REFERENCE, WGPY, Report, Results, Sample, Spread  # noqa: E402
 from bench.summary import HEADLINES, LINES, Line, summary  # noqa: E402
 from bench.topology import Counters  # noqa: E402
+from wgpy.protocol.noise import TransportKeys  # noqa: E402
 
 
 def samples(implementation: str, case: str, figure: str, *values: float) -> list[Sample]:
@@ -433,3 +436,30 @@ def test_each_offload_is_switched_off_by_itself_and_with_all_others() -> None:
 
 def test_every_figure_of_the_table_belongs_to_a_case() -> None:
     assert {row.case for row in report.ROWS} == {case.name for case in cases.CASES}
+
+
+# ---- bursts ----
+
+
+def test_the_packet_that_is_sealed_is_whole_and_its_checksums_are_right() -> None:
+    packet = bursts.inner_packet(bytes([10, 9, 9, 1]), bytes([10, 9, 9, 2]))
+    assert len(packet) == topology.MTU - topology.MTU % 16 == 1408
+    ip, udp = packet[:20], packet[20:1400]
+    assert int.from_bytes(ip[2:4], "big") == 1400
+    pseudo = ip[12:20] + bytes([0, ip[9]]) + udp[4:6]
+    for summed in (ip, pseudo + udp):
+        words = sum(int.from_bytes(summed[i : i + 2], "big") for i in range(0, len(summed), 2))
+        assert words % 0xFFFF == 0
+
+
+def test_no_message_is_sealed_with_the_counter_of_another() -> None:
+    keys = TransportKeys(bytes(32), bytes(32), 1, 7, initiator=True)
+    messages = list(itertools.islice(bursts.sealed(keys, b"packet"), 3))
+    assert [message[:16] for message in messages] == [
+        struct.pack("<IIQ", 4, 7, counter) for counter in range(3)
+    ]
+
+
+def test_a_burst_fills_all_its_datagrams_each_way() -> None:
+    for length in (flood.PAYLOAD, cores.MESSAGE_LEN):
+        assert cores.PACKETS % (bursts.SEND_MAX // length) == 0

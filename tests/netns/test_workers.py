@@ -7,6 +7,7 @@ import pytest
 from netns.lab import Namespace, Side, eventually, ping, taken, transfer
 
 WORKERS = 3
+LANES = 2
 
 # Datagrams of several flows to the port in argv 2 of the address in argv 1, each numbered.
 SEND_FLOWS = """
@@ -42,7 +43,8 @@ with socket.socket(type=socket.SOCK_DGRAM) as udp:
 
 
 def start(side: Side, peer: Side) -> None:
-    side.host.run("env", f"WGPY_WORKERS={WORKERS}", "wgpy", side.interface)
+    threads = f"WGPY_WORKERS={WORKERS}", f"WGPY_PIPELINE={LANES}"
+    side.host.run("env", *threads, "wgpy", side.interface)
     side.configure(side.settings(peer))
 
 
