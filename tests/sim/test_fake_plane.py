@@ -31,14 +31,16 @@ ADVANCE_S = 50  # no age limit is a multiple of it, for the real clock goes on b
 class Side:
     """A real and a fake data plane with a peer in slot 0."""
 
-    def __init__(self, stack: ExitStack, loop: FakeLoop, network: FakeNetwork, number: int) -> None:
+    def __init__(
+        self, stack: ExitStack, loop: FakeLoop, network: FakeNetwork, number: int, lanes: int
+    ) -> None:
         self.inside = bytes([10, 0, 0, number])
         theirs, self.tun = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for end in (theirs, self.tun):
             end.setblocking(False)
             stack.enter_context(closing(end))
         bound = stack.enter_context(closing(open_sockets(0, 0)))
-        self.real = stack.enter_context(closing(Plane()))
+        self.real = stack.enter_context(closing(Plane(lanes=lanes)))
         sockets = FakeSockets(bytes([192, 0, 2, number]))
         sockets(number, 0)
         self.fake = FakePlane(loop, network, sockets, seed=number)
@@ -114,7 +116,8 @@ class Likeness:
         self.random = Random(seed)
         self.loop = FakeLoop()
         self.network = FakeNetwork(self.loop)
-        self.sides = [Side(stack, self.loop, self.network, number) for number in (1, 2)]
+        lanes = 3 if seed % 2 else 1
+        self.sides = [Side(stack, self.loop, self.network, number, lanes) for number in (1, 2)]
         self.sides[0].know(self.sides[1])
         self.sides[1].know(self.sides[0])
         self.payloads = 0
