@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +33,14 @@ from bench.lab import (
     run,
     until,
     usage_of,
+)
+from bench.requests import (
+    Figures,
+    measure_empty,
+    measure_small,
+    measure_storms,
+    measure_waits,
+    milliseconds,
 )
 
 INTERFACE = "wgbench"
@@ -75,8 +83,21 @@ GOALS = {
     "handshakes answered, 1/s": Goal(),
     "live among silent peers, ms": Goal(ratio=1),
     "all of them asked, ms": Goal(),
+    "empty set without peers, ms": Goal(),
+    "empty set among peers, ms": Goal(ratio=2),
+    "change of one peer, ms": Goal(ratio=2),
+    "one peer added, removed, ms": Goal(ratio=2),
+    "half removed one by one, ms": Goal(ratio=1),
+    "longest wait in setconf, ms": Goal(limit=20),
+    "longest wait in syncconf, ms": Goal(limit=20),
+    "longest wait in show, ms": Goal(limit=20),
+    "longest wait in up, ms": Goal(limit=20),
+    "longest wait in down, ms": Goal(limit=20),
+    "storm of MTUs, % of a core": Goal(ratio=1),
+    "longest wait in MTUs, ms": Goal(limit=20),
+    "storm of routes, % of a core": Goal(ratio=1),
+    "longest wait in routes, ms": Goal(limit=20),
 }
-Figures = dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +107,7 @@ class Settings:
     one_peer: Path
     prefixes: int
     many_peers: Path
-    peers: int
+    keys: list[str]  # of the peers in there
     initiators: int
     silent: int
 
@@ -104,12 +125,13 @@ def write_settings(
     one_peer, many_peers = directory / "one-peer", directory / "many-peers"
     lines = (f"AllowedIPs = {address(number)}\n" for number in range(prefixes))
     one_peer.write_text(f"{interface}[Peer]\nPublicKey = {random_key()}\n{''.join(lines)}")
+    keys = [random_key() for _ in range(peers)]
     sections = (
-        f"[Peer]\nPublicKey = {random_key()}\nAllowedIPs = {address(number)}\n"
-        for number in range(peers)
+        f"[Peer]\nPublicKey = {key}\nAllowedIPs = {address(number)}\n"
+        for number, key in enumerate(keys)
     )
     many_peers.write_text(interface + "".join(sections))
-    return Settings(one_peer, prefixes, many_peers, peers, initiators, silent)
+    return Settings(one_peer, prefixes, many_peers, keys, initiators, silent)
 
 
 # ---- a daemon ----
@@ -143,13 +165,6 @@ def no_process_is_left() -> bool:
     except ChildProcessError:
         return True
     return False
-
-
-def milliseconds(action: Callable[[], object]) -> float:
-    """Measure how long it takes."""
-    start = time.perf_counter()
-    action()
-    return (time.perf_counter() - start) * 1e3
 
 
 def measure_start(implementation: Implementation) -> float:
@@ -221,7 +236,7 @@ def measure_show(allowed_ips: int) -> float:
 
 
 def measure(implementation: Implementation, settings: Settings) -> Figures:
-    """Measure all figures, once; five daemons, one after the other."""
+    """Measure all figures, once; each part with a daemon of its own."""
     figures = {"start, ms": measure_start(implementation)}
     with daemon(implementation) as pid:
         set_link("up")
@@ -232,8 +247,13 @@ def measure(implementation: Implementation, settings: Settings) -> Figures:
     with daemon(implementation) as pid:
         figures["setconf, peers, ms"] = measure_setconf(settings.many_peers)
         set_link("up")
-        figures["show, peers, ms"] = measure_show(settings.peers)
+        figures["show, peers, ms"] = measure_show(len(settings.keys))
         figures["up with peers, MB"] = usage_of(pid).resident_mb
+        figures |= measure_small(INTERFACE, settings.keys)
+    with daemon(implementation) as pid:
+        figures["empty set without peers, ms"] = measure_empty(INTERFACE)
+        figures |= measure_waits(INTERFACE, settings.many_peers)
+        figures |= measure_storms(INTERFACE, pid)
     with daemon(implementation):
         figures["handshakes answered, 1/s"] = measure_answers(INTERFACE, settings.initiators)
     with daemon(implementation):
