@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,12 @@ class FakeDevice:
 
     def __init__(self) -> None:
         self.state = DeviceSnapshot(private_key=ZERO_KEY, listen_port=0, fwmark=0, peers=())
-        self.changes: list[DeviceChange] = []
+        self.changes: list[DeviceChange] = []  # that were begun
+        self.applied: list[DeviceChange] = []
+        self.log: list[str] = []  # "begin" and "end" of a change
         self.snapshots = 0
         self.fail: Exception | None = None
+        self.pieces = 0  # between the beginning and the end of a change
 
     def snapshot(self) -> DeviceSnapshot:
         self.snapshots += 1
@@ -41,10 +44,19 @@ class FakeDevice:
             raise self.fail
         return self.state
 
-    def configure(self, change: DeviceChange) -> None:
+    def changing(self, change: DeviceChange) -> Iterator[None]:
+        """Take the change, go on for `pieces`, and apply it."""
         if self.fail is not None:
             raise self.fail
         self.changes.append(change)
+        self.log.append("begin")
+        for _ in range(self.pieces):
+            yield
+        self._apply(change)
+        self.applied.append(change)
+        self.log.append("end")
+
+    def _apply(self, change: DeviceChange) -> None:
         peers = {} if change.replace_peers else {p.public_key: p for p in self.state.peers}
         for section in change.peers:
             old = peers.pop(section.public_key, None)
@@ -116,7 +128,7 @@ Connect = Callable[[], Coroutine[Any, Any, Client]]
 @contextlib.asynccontextmanager
 async def serving(device: FakeDevice, directory: Path) -> AsyncIterator[Connect]:
     """A server for device; gives a function that connects to it."""
-    server = UapiServer(device.configure, device.snapshot)
+    server = UapiServer(device.changing, device.snapshot)
     sock = open_socket("wg-test", directory)
     path = sock.getsockname()
     async with contextlib.AsyncExitStack() as stack:

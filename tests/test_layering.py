@@ -52,6 +52,7 @@ ROOMS: list[dict[str, set[str]]] = [
         "wgpy.wgquick": {"wgpy.addresses", "wgpy.config", "wgpy.errors", "wgpy.keys"},
     },
     {
+        "wgpy.changes": {"wgpy.config", "wgpy.errors", "wgpy.ports"},
         "wgpy.diagnosis": {
             "wgpy.addresses",
             "wgpy.keys",
@@ -103,6 +104,7 @@ ROOMS: list[dict[str, set[str]]] = [
     {"wgpy.facts": {"wgpy.dataplane", "wgpy.peer", "wgpy.status", "wgpy.tallies"}},
     {
         "wgpy.device": {
+            "wgpy.changes",
             "wgpy.config",
             "wgpy.dataplane",
             "wgpy.errors",

@@ -20,7 +20,7 @@ def test_a_socket_that_is_removed_before_it_is_served_ends_the_interface(tmp_pat
         with uapi, contextlib.ExitStack() as stack:
             listeners = Listeners("wg0", uapi, None, SocketFile.of(uapi))
             (tmp_path / "wg0.sock").unlink()
-            serve(stack, cast(Engine, engine), listeners, lambda _: None)
+            serve(stack, cast(Engine, engine), listeners, lambda _: iter(()))
 
     asyncio.run(serve_what_is_gone())
     assert reasons == ["socket removed"]

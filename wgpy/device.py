@@ -16,13 +16,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from ipaddress import ip_address
 from typing import Final
 
-from wgpy.config import (
-    ZERO_KEY,
-    DeviceChange,
-    DeviceSnapshot,
-    Endpoint,
-    PeerChange,
-)
+from wgpy.changes import Spread, chunks, in_pieces, refuse_too_many_peers
+from wgpy.config import ZERO_KEY, DeviceChange, DeviceSnapshot, Endpoint, PeerChange
 from wgpy.dataplane.plane import MAX_PEERS, Plane
 from wgpy.dataplane.types import MessageEvent, PendingEvent, PlaneIO, WorkerIO
 from wgpy.errors import BadMessage, ConfigError, Refusal
@@ -95,6 +90,7 @@ class Device:
         self._bound: Sockets | None = None  # None while down, or while there is no port
         self._retry: Handle | None = None  # of the next try to listen, while up without a port
         self._refusal = ""  # why there is none
+        self._starting = Spread(scheduler, plane.now_ns)  # of the peers, when the link goes up
 
         self._refusals = Refusals()  # of messages that named no peer of ours
         self.on_event: Callable[[Event], None] = lambda event: None  # as it happens
@@ -137,6 +133,7 @@ class Device:
         """Stop all traffic, close the sockets, forget every session and handshake."""
         self._up = False
         self._stop_retries()
+        self._starting.stop()
         if self._bound is None:
             return
         self._plane.stop()
@@ -167,9 +164,10 @@ class Device:
         workers = tuple(WorkerIO(tun_fd, *udp_fds) for tun_fd, udp_fds in pairs)
         self._plane.start(PlaneIO(workers, self._tun_features | bound.features))
         _log.info("listens on UDP port %d: %s", bound.port, bound.features)
-        self._start_peers(self._peers.values())
+        self._starting.begin(map(self._start_peers, self._pieces(PEERS_PER_TURN)))
 
     def _start_peers(self, peers: Iterable[Peer]) -> None:
+        """Start those that are not running, if the link is up: it may be that just now."""
         if self._bound is None:
             return
         now_ns = self._plane.now_ns()
@@ -194,10 +192,8 @@ class Device:
 
         In pieces, of PEERS_PER_TURN peers each: whoever goes through them leaves others their turn.
         """
-        slots = list(self._peers_by_slot)
-        for at in range(0, len(slots), PEERS_PER_TURN):
-            there = filter(self._peers_by_slot.__contains__, slots[at : at + PEERS_PER_TURN])
-            stats = ((slot, self._plane.stats(slot)) for slot in there)
+        for piece in self._pieces(PEERS_PER_TURN):
+            stats = ((peer.slot, self._plane.stats(peer.slot)) for peer in piece)
             yield [(slot, s.endpoint) for slot, s in stats if s.endpoint and s.endpoint.source]
 
     def allow_source(self, slot: int, path: Endpoint, holds: bool) -> None:
@@ -281,46 +277,57 @@ class Device:
 
         In pieces, of STATUSES_PER_TURN each: whoever goes through them leaves others their turn.
         """
-        peers = list(self._peers.values())
-        for at in range(0, len(peers), STATUSES_PER_TURN):
+        for piece in self._pieces(STATUSES_PER_TURN):
             now_ns = self._plane.now_ns()
-            piece = peers[at : at + STATUSES_PER_TURN]
-            there = (peer for peer in piece if self._peers.get(peer.public_key) is peer)
-            yield [peer_status(peer, self._plane, now_ns) for peer in there]
+            yield [peer_status(peer, self._plane, now_ns) for peer in piece]
+
+    def _pieces(self, size: int) -> Iterator[list[Peer]]:
+        """Give the peers that there are, in pieces, without those that go in between."""
+        for piece in chunks(list(self._peers.values()), size):
+            yield [peer for peer in piece if self._peers.get(peer.public_key) is peer]
 
     # ---- configure ----
 
     def configure(self, change: DeviceChange) -> None:
         """Apply a request as a whole.
 
-        ConfigError when it cannot be applied, and then nothing of it is.  Everything that can fail
-        comes before anything changes.
+        ConfigError when it cannot be applied, and then nothing of it is.
         """
-        self._refuse_too_many_peers(change)
+        for _ in self.changing(change):
+            pass
+
+    def changing(self, change: DeviceChange) -> Iterator[None]:
+        """Apply a request as configure() does, but in pieces, between which others have their turn.
+
+        Everything that can fail comes before anything changes, in the first piece.  All pieces must
+        be asked for.  Meanwhile others may change the same peers.
+        """
+        refuse_too_many_peers(change, self._peers.keys(), MAX_PEERS)
         bound = self._prepare_sockets(change)
 
-        now_ns = self._plane.now_ns()
-        self._apply_sockets(change, bound, now_ns)
+        self._apply_sockets(change, bound, self._plane.now_ns())
         if change.replace_peers:
-            for peer in list(self._peers.values()):
-                self._remove_peer(peer)
+            yield from self._remove_peers()
         if change.private_key is not None:
             self._become(change.private_key)
-        for section in change.peers:
-            self._apply_peer(section, now_ns)
-        touched = (self._peers.get(section.public_key) for section in change.peers)
-        self._start_peers(filter(None, touched))  # those that are new
+        for piece in in_pieces(change.peers, self._peers.__contains__):
+            self._apply_peers(piece)
+            yield
         if self._loops:
             self.on_suspicion()
 
-    def _refuse_too_many_peers(self, change: DeviceChange) -> None:
-        kept = 0 if change.replace_peers else len(self._peers)
-        if kept + len(change.peers) <= MAX_PEERS:
-            return
-        keys = set() if change.replace_peers else set(self._peers)
-        keys.update(section.public_key for section in change.peers if not section.update_only)
-        if len(keys) > MAX_PEERS:
-            raise ConfigError(errno.ENOMEM, f"more than {MAX_PEERS} peers")
+    def _remove_peers(self) -> Iterator[None]:
+        for piece in self._pieces(PEERS_PER_TURN):
+            for peer in piece:
+                self._remove_peer(peer)
+            yield
+
+    def _apply_peers(self, sections: Sequence[PeerChange]) -> None:
+        now_ns = self._plane.now_ns()
+        for section in sections:
+            self._apply_peer(section, now_ns)
+        touched = (self._peers.get(section.public_key) for section in sections)
+        self._start_peers(filter(None, touched))  # those that are new
 
     def _prepare_sockets(self, change: DeviceChange) -> Sockets | None:
         """Do what can fail of a new port or mark; -> new sockets, if the port changes while up.
@@ -433,6 +440,7 @@ class Device:
         peer = self._peers_by_slot.get(event.slot)
         if peer is None:
             return
+        self._start_peers((peer,))
         if event.key_confirmed:
             peer.confirm_key(now_ns)
         if event.want_handshake:
@@ -472,6 +480,7 @@ class Device:
         elif kind == MessageType.INITIATION:
             initiation = read_initiation_untrusted(self._identity, event.data, self._find_remote)
             peer = self._peers[initiation.public_key]
+            self._start_peers((peer,))
             peer.answer(initiation, event.source, len(event.data), now_ns)
         else:
             self._addressee(event).finish(event.data, event.source, now_ns)

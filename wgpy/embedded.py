@@ -9,6 +9,7 @@ import contextlib
 import errno
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -87,7 +88,8 @@ class Embedded(ABC):
 
         Who is given an endpoint here is at that one, whatever name the peer had.
         """
-        self._apply(change)
+        for _ in self._changing(change):
+            pass
 
     async def status(self) -> "DeviceStatus":
         """Return what can be seen of the interface and its peers."""
@@ -105,8 +107,14 @@ class Embedded(ABC):
     def _stop(self) -> None:
         self._runs = False
 
-    def _apply(self, change: DeviceChange) -> None:
-        self._running().device.configure(change)
+    def _changing(self, change: DeviceChange) -> Iterator[None]:
+        """Apply a change in pieces; an endpoint in it holds from the first of them."""
+        pieces = self._running().device.changing(change)
+        next(pieces, None)
+        self._forget_names(change)
+        yield from pieces
+
+    def _forget_names(self, change: DeviceChange) -> None:
         if change.replace_peers:
             for peer in self._config.peers:
                 self._finder.forget(peer.public_key)

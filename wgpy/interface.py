@@ -64,7 +64,7 @@ class Interface(Embedded):
         listeners = open_listeners(stack, link.name, Access())
         open_udp = partial(open_sockets, workers=len(tun.fds))
         engine = self._start_engine(stack, tun, link, open_udp, with_fwmark=True)
-        serve(stack, engine, listeners, self._apply)
+        serve(stack, engine, listeners, self._changing)
         async with link.netlink() as netlink:
             await self._set_up(netlink)
         await engine.until_up()

@@ -7,7 +7,7 @@ import contextlib
 import errno
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -68,9 +68,9 @@ def serve(
     stack: Stack,
     engine: Engine,
     listeners: Listeners,
-    configure: Callable[[DeviceChange], None],
+    changing: Callable[[DeviceChange], Iterator[None]],
 ) -> None:
-    """Serve clients for as long as the stack, on the running loop; `configure` is for wg's.
+    """Serve clients for as long as the stack, on the running loop; `changing` is for wg's.
 
     When wg's socket is removed the engine ends.
     """
@@ -78,7 +78,7 @@ def serve(
         take = partial(engine.status, listeners.name)
         status_server = StatusServer(listeners.status.dup(), take)
         stack.enter_context(contextlib.closing(status_server))
-    server = UapiServer(configure, engine.device.snapshot)
+    server = UapiServer(changing, engine.device.snapshot)
     stack.callback(server.close)
     server.serve(listeners.uapi.dup())  # ours stays open: it guards the identity of the file
     if listeners.file is not None:

@@ -39,7 +39,7 @@ class Short(socket.socket):
 @contextlib.asynccontextmanager
 async def serving(directory: Path) -> AsyncIterator[Short]:
     device = FakeDevice()
-    server = UapiServer(device.configure, device.snapshot)
+    server = UapiServer(device.changing, device.snapshot)
     listener = Short(fileno=open_socket("wg-test", directory).detach())
     server.serve(listener)
     with contextlib.closing(server):

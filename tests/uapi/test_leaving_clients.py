@@ -187,7 +187,7 @@ def test_a_client_leaves_nothing_behind_if_it(
 
     async def main() -> None:
         device = FakeDevice()
-        server = UapiServer(device.configure, device.snapshot)
+        server = UapiServer(device.changing, device.snapshot)
         listener = open_socket("wg-test", tmp_path)
         server.serve(listener)
 
@@ -196,7 +196,8 @@ def test_a_client_leaves_nothing_behind_if_it(
                 await asyncio.gather(*(meet(listener.getsockname()) for _ in range(AT_A_TIME)))
                 while select.select([listener], [], [], 0)[0] or server._clients:
                     await asyncio.sleep(0)
-            device.changes.clear()
+            for kept in (device.changes, device.applied, device.log):
+                kept.clear()
 
         with contextlib.closing(server):
             await meet_many(AT_A_TIME)  # what is made once

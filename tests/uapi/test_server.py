@@ -264,6 +264,87 @@ def test_a_get_during_a_big_set_sees_the_state_before_it(
     run(device, directory, test)
 
 
+# ---- long changes ----
+
+LONG = b"set=1\nreplace_peers=true\npublic_key=" + KEY_HEX.encode() + b"\n\n"
+SHORT = b"set=1\nfwmark=7\n\n"
+
+
+def test_a_get_waits_for_the_long_change_before_it(device: FakeDevice, directory: Path) -> None:
+    device.pieces = 100
+
+    async def test(connect: Connect) -> None:
+        changing, getting = await connect(), await connect()
+        await changing.send(LONG)
+        while not device.changes:
+            await asyncio.sleep(0)
+        assert KEY_HEX.encode() in await getting.ask(GET)
+        assert await changing.reply() == OK
+
+    run(device, directory, test)
+
+
+def test_a_short_change_is_answered_in_the_middle_of_a_long_one(
+    device: FakeDevice, directory: Path
+) -> None:
+    device.pieces = 1_000_000
+
+    async def test(connect: Connect) -> None:
+        changing, other = await connect(), await connect()
+        await changing.send(LONG)
+        while not device.changes:
+            await asyncio.sleep(0)
+        device.pieces = 0
+        assert await other.ask(SHORT) == OK
+        assert device.applied == device.changes[1:]
+
+    run(device, directory, test)
+    assert device.applied == device.changes[::-1]
+
+
+def test_long_changes_are_applied_one_after_the_other(device: FakeDevice, directory: Path) -> None:
+    device.pieces = 20
+
+    async def test(connect: Connect) -> None:
+        clients = [await connect() for _ in range(5)]
+        assert await asyncio.gather(*(client.ask(LONG) for client in clients)) == [OK] * 5
+
+    run(device, directory, test)
+    assert device.log == ["begin", "end"] * 5
+
+
+def test_a_long_change_is_applied_whole_though_its_client_is_dropped(
+    device: FakeDevice, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device.pieces = 100_000
+    monkeypatch.setattr(server_module, "CLIENTS_MAX", 1)
+
+    async def test(connect: Connect) -> None:
+        changing = await connect()
+        await changing.send(LONG)
+        while not device.changes:
+            await asyncio.sleep(0)
+        other = await connect()
+        assert KEY_HEX.encode() in await other.ask(GET)
+        assert await changing.ended()
+
+    run(device, directory, test)
+    assert device.applied == device.changes
+
+
+def test_a_long_change_that_is_refused_lets_the_next_one_go_on(
+    device: FakeDevice, directory: Path
+) -> None:
+    async def test(connect: Connect) -> None:
+        client = await connect()
+        device.fail = ConfigError(errno.ENOMEM, "too many")
+        assert await client.ask(LONG) == b"errno=-%d\n\n" % errno.ENOMEM
+        device.fail = None
+        assert await client.ask(LONG) == OK
+
+    run(device, directory, test)
+
+
 def test_a_client_that_does_not_read_is_not_written_to(device: FakeDevice, directory: Path) -> None:
     device.state = with_allowed_ips(100_000)
 
@@ -354,7 +435,7 @@ def test_closing_drops_the_clients_and_stops_listening_and_no_more(
     device: FakeDevice, directory: Path
 ) -> None:
     async def main() -> None:
-        server = UapiServer(device.configure, device.snapshot)
+        server = UapiServer(device.changing, device.snapshot)
         sock = open_socket("wg-test", directory)
         path = sock.getsockname()
         server.serve(sock)

@@ -67,7 +67,7 @@ class Tools:
 def run_tools(device: FakeDevice, test: Callable[[Tools], Coroutine[Any, Any, None]]) -> None:
     async def main() -> None:
         tools = Tools(f"wgt{os.getpid()}")
-        server = UapiServer(device.configure, device.snapshot)
+        server = UapiServer(device.changing, device.snapshot)
         with contextlib.ExitStack() as stack:
             sock = open_socket(tools.interface)
             stack.callback(SocketFile.of(sock).remove)

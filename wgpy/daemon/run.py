@@ -124,7 +124,7 @@ async def _serve(
             contextlib.closing(Engine(plane, tun, link, open_udp, key_log))
         )
         handle_end_signals(engine.end_because)
-        serve(stack, engine, listeners, engine.device.configure)
+        serve(stack, engine, listeners, engine.device.changing)
         on_ready()
         _log.log(NOTICE, "ready: AEAD %s, workers %d, TUN %s", plane.aead, workers, tun.features)
         try:
