@@ -49,6 +49,7 @@ PREFIXES = 510 * 256
 PEERS = 10_000
 INITIATORS = 3_000
 SILENT = 5_000
+STORM_S = 2.0
 TOOL_S = 120.0  # at most, for wg
 ATTEMPT_S = 0.001  # between attempts to talk to a daemon that starts
 
@@ -110,6 +111,7 @@ class Settings:
     keys: list[str]  # of the peers in there
     initiators: int
     silent: int
+    storm_s: float  # how long something changes elsewhere
 
 
 def address(number: int) -> str:
@@ -118,7 +120,7 @@ def address(number: int) -> str:
 
 
 def write_settings(
-    directory: Path, prefixes: int, peers: int, initiators: int, silent: int
+    directory: Path, prefixes: int, peers: int, initiators: int, silent: int, storm_s: float
 ) -> Settings:
     """Write the two files."""
     interface = f"[Interface]\nPrivateKey = {run(['wg', 'genkey']).strip()}\n"
@@ -131,7 +133,7 @@ def write_settings(
         for number, key in enumerate(keys)
     )
     many_peers.write_text(interface + "".join(sections))
-    return Settings(one_peer, prefixes, many_peers, keys, initiators, silent)
+    return Settings(one_peer, prefixes, many_peers, keys, initiators, silent, storm_s)
 
 
 # ---- a daemon ----
@@ -253,7 +255,7 @@ def measure(implementation: Implementation, settings: Settings) -> Figures:
     with daemon(implementation) as pid:
         figures["empty set without peers, ms"] = measure_empty(INTERFACE)
         figures |= measure_waits(INTERFACE, settings.many_peers)
-        figures |= measure_storms(INTERFACE, pid)
+        figures |= measure_storms(INTERFACE, pid, settings.storm_s)
     with daemon(implementation):
         figures["handshakes answered, 1/s"] = measure_answers(INTERFACE, settings.initiators)
     with daemon(implementation):
@@ -303,6 +305,7 @@ def main() -> int:
     parser.add_argument("--peers", type=int, default=PEERS, help="with an allowed IP each")
     parser.add_argument("--initiators", type=int, default=INITIATORS, help="peers that initiate")
     parser.add_argument("--silent", type=int, default=SILENT, help="peers that never answer")
+    parser.add_argument("--storm", type=float, default=STORM_S, help="seconds of each (default: 2)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there too")
     options = parser.parse_args()
 
@@ -317,7 +320,7 @@ def main() -> int:
     try:
         with tempfile.TemporaryDirectory() as directory:
             numbers = options.prefixes, options.peers, options.initiators, options.silent
-            settings = write_settings(Path(directory), *numbers)
+            settings = write_settings(Path(directory), *numbers, options.storm)
             results = measure_in_turns(implementations, settings, options.runs)
     except LabError as error:
         sys.exit(f"bench-config: {error}")

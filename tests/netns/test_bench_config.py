@@ -24,7 +24,7 @@ def test_it_measures_every_figure_and_leaves_nothing(tmp_path: Path) -> None:
     bench.symlink_to(ROOT / "bench")
     results = tmp_path / "results.json"
     small = ["--runs", "1", "--prefixes", "300", "--peers", "20", "--initiators", "40"]
-    small += ["--silent", "30", "--json", str(results)]
+    small += ["--silent", "30", "--storm", "0.1", "--json", str(results)]
     done = subprocess.run(
         ["bash", "-euc", MEASURE, "bench-config", *small],
         capture_output=True,
