@@ -11,8 +11,10 @@ SOME = 20_000  # blocks of memory that may come and go; one message takes some 4
 # thousand times each change of the MTU leads to a look at it, and that to the next change.
 CHANGE_MTU = """
 import asyncio, fcntl, gc, os, socket, struct, sys
+import wgpy.linux.link
 from wgpy.linux.link import Link
 
+wgpy.linux.link.READ_INTERVAL_S = 0.0  # or it would take its time
 name, times = sys.argv[1].encode(), int(sys.argv[2])
 tun = os.open("/dev/net/tun", os.O_RDWR)
 fcntl.ioctl(tun, 0x400454CA, struct.pack("16sH22x", name, 0x1001))

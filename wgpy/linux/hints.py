@@ -63,6 +63,22 @@ class Hints:
                     raise
 
 
+class Pace:
+    """How often somebody looks who looks for hints: some times at once, then at a steady rate."""
+
+    def __init__(self, interval_s: float, burst: int) -> None:
+        """Allow `burst` looks at once, and one more each interval."""
+        self._interval_s = interval_s
+        self._tolerance_s = interval_s * (burst - 1)
+        self._next_s = 0.0  # when the next look would be, were they all an interval apart
+
+    def wait_s(self, now_s: float) -> float:
+        """Take a turn to look; return the seconds until then, on a clock that shows now_s."""
+        turn_s = max(self._next_s, now_s)
+        self._next_s = turn_s + self._interval_s
+        return max(0.0, turn_s - self._tolerance_s - now_s)
+
+
 def _hears_everywhere(netlink: socket.socket) -> bool:
     """Switch NETLINK_LISTEN_ALL_NSID on, where it is permitted."""
     try:

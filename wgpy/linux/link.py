@@ -1,6 +1,8 @@
 """What happens to our interface - up, down, MTU, deletion - wherever it was moved or renamed.
 
-Rule: a netlink notification is only a hint.  Every hint leads to one fresh read of the whole state.
+Rule: a netlink notification is only a hint, which leads to a fresh read of the whole state.  Hints
+also come of other interfaces, as of each container that starts: if there are many, a read is for
+all of an interval.
 
 The TUN may move to another namespace while we stay in the one it was made in.  A socket opened over
 there would keep that namespace alive for ever, so ours stays at home and listens to all namespaces
@@ -17,21 +19,23 @@ sockets for us.  Those are at home there, and so is all that is said here of hom
 UDP socket of ours there, so routes that go by it are none of ours.
 """
 
+import asyncio
 import contextlib
 import fcntl
 import logging
 import os
 import select
 import socket
+import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 from pyroute2 import AsyncIPRoute, NetlinkError
 from pyroute2.netlink.rtnl import RTNLGRP_LINK
 from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP
 
 from wgpy.errors import LinkDeletedError
-from wgpy.linux.hints import Hints, readable
+from wgpy.linux.hints import Hints, Pace, readable
 from wgpy.linux.netlink import HeldNetlink, open_netlink
 from wgpy.linux.tun import interface_name
 from wgpy.linux.txqueue import TxQueue
@@ -39,6 +43,8 @@ from wgpy.linux.txqueue import TxQueue
 TUNGETDEVNETNS = 0x54E3  # <linux/if_tun.h>
 SIOCGSKNS = 0x894C  # <linux/sockios.h>: the namespace of a socket; /proc need not be there
 LOOK_INTERVAL_S = 1.0  # as often as wireguard-go looks
+READ_INTERVAL_S: Final = 0.1  # between reads, while hints do not end; what else is there waits so
+READ_BURST: Final = 8  # reads at once after a time of calm: what one command causes, or wg-quick
 
 _log = logging.getLogger(__name__)
 
@@ -131,6 +137,7 @@ class Link:
             text = "not permitted to listen in all namespaces: in others it looks every %g s"
             _log.info(text, LOOK_INTERVAL_S)
         before = LinkState(False, 0)
+        pace = Pace(READ_INTERVAL_S, READ_BURST)
         while True:
             try:
                 state, is_here = await self._read()
@@ -146,6 +153,7 @@ class Link:
             before = state
             has_hints = is_here or self._hints.everywhere
             await readable(self._wakes.fileno(), None if has_hints else LOOK_INTERVAL_S)
+            await asyncio.sleep(pace.wait_s(time.monotonic()))
             self._wakes.poll(0)  # an edge stays reported until it is taken
             self._hints.take()
 
