@@ -29,7 +29,7 @@ from fake_inbox import FakeInbox
 from fake_peer import NO_TRAFFIC, FakeKeypair, FakePeer
 from fakes import WIRE_LEN, Clock, Datagram, FakeSockets, Network, S
 
-from wgpy.config import AllowedIP, Endpoint
+from wgpy.config import AllowedIP, Endpoint, PackedAllowedIPs
 from wgpy.dataplane._core import lib
 from wgpy.dataplane.plane import Plane
 from wgpy.dataplane.types import (
@@ -210,8 +210,9 @@ class FakePlane(Plane):
         self._owners = {prefix: owner for prefix, owner in self._owners.items() if owner != slot}
         self.change_allowed_ips(slot, entries)
 
-    def allowed_ips(self, slot: int) -> list[AllowedIP]:
-        return [AllowedIP(*prefix) for prefix, owner in self._owners.items() if owner == slot]
+    def allowed_ips(self, slot: int) -> PackedAllowedIPs:
+        owned = (AllowedIP(*prefix) for prefix, owner in self._owners.items() if owner == slot)
+        return PackedAllowedIPs.of(owned)
 
     def lookup(self, address: bytes) -> int | None:
         bits = 8 * len(address)

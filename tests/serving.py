@@ -84,7 +84,7 @@ def edited(old: PeerSnapshot | None, change: PeerChange) -> PeerSnapshot:
         preshared_key=old.preshared_key if preshared_key is None else preshared_key,
         endpoint=old.endpoint if change.endpoint is None else change.endpoint,
         persistent_keepalive_s=old.persistent_keepalive_s if keepalive_s is None else keepalive_s,
-        allowed_ips=kept + change.allowed_ips,
+        allowed_ips=(*kept, *change.allowed_ips),
     )
 
 

@@ -82,7 +82,13 @@ ROOMS: list[dict[str, set[str]]] = [
             "wgpy.status",
             "wgpy.units",
         },
-        "wgpy.uapi": {"wgpy.addresses", "wgpy.config", "wgpy.errors", "wgpy.linux"},
+        "wgpy.uapi": {
+            "wgpy.addresses",
+            "wgpy.config",
+            "wgpy.dataplane",
+            "wgpy.errors",
+            "wgpy.linux",
+        },
     },
     {
         "wgpy.status_socket": {"wgpy.errors", "wgpy.status", "wgpy.uapi"},

@@ -59,9 +59,9 @@ def _parts(section: PeerChange, is_known: Callable[[bytes], bool]) -> Iterator[P
         yield section
         return
     first, *others = chunks(prefixes, ALLOWED_IPS_PER_PIECE)
-    yield replace(section, allowed_ips=tuple(first))
+    yield replace(section, allowed_ips=first)
     for more in others:
-        yield PeerChange(section.public_key, update_only=True, allowed_ips=tuple(more))
+        yield PeerChange(section.public_key, update_only=True, allowed_ips=more)
 
 
 class Spread:

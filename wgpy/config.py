@@ -5,9 +5,12 @@ none that asks for what cannot be: making it raises ConfigError.
 """
 
 import errno
-from collections.abc import Iterable
+import struct
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from itertools import starmap
+from struct import Struct
+from typing import Final, NamedTuple, overload
 
 from wgpy.errors import ConfigError
 
@@ -24,6 +27,74 @@ class AllowedIP(NamedTuple):
     address: bytes
     cidr: int
     remove: bool = False
+
+
+class PackedAllowedIPs(Sequence[AllowedIP]):
+    """Valid prefixes, very many in little memory: a wg_allowedip of C each (`packed`)."""
+
+    __slots__ = ("packed",)
+
+    ENTRY: Final = Struct("16sBBBx")  # address, 4 or 6 for its kind, prefix length, remove
+
+    def __init__(self, packed: bytes) -> None:
+        """Take entries that are valid."""
+        self.packed = packed
+
+    @classmethod
+    def of(cls, prefixes: Iterable[AllowedIP]) -> "PackedAllowedIPs":
+        """Pack prefixes.  ValueError: one that cannot be."""
+        pack, versions = cls.ENTRY.pack, _VERSIONS
+        try:
+            entries = [pack(ip, versions[len(ip)], cidr, remove) for ip, cidr, remove in prefixes]
+        except (KeyError, struct.error):
+            raise ValueError("not an address of 4 or 16 bytes with a prefix") from None
+        return cls(b"".join(entries))
+
+    def __len__(self) -> int:
+        """Count them."""
+        return len(self.packed) // self.ENTRY.size
+
+    @overload
+    def __getitem__(self, index: int) -> AllowedIP: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "PackedAllowedIPs": ...
+
+    def __getitem__(self, index: int | slice) -> "AllowedIP | PackedAllowedIPs":
+        """Return one of them, or some without a gap.  Raises IndexError."""
+        if isinstance(index, int):
+            at = self.ENTRY.size * range(len(self))[index]  # which raises
+            return _unpacked(*self.ENTRY.unpack_from(self.packed, at))
+        start, stop, step = index.indices(len(self))
+        require(step == 1, "no prefixes with gaps")
+        return PackedAllowedIPs(self.packed[self.ENTRY.size * start : self.ENTRY.size * stop])
+
+    def __iter__(self) -> Iterator[AllowedIP]:
+        """Give them in order."""
+        return starmap(_unpacked, self.ENTRY.iter_unpack(self.packed))
+
+    def __eq__(self, other: object) -> bool:
+        """Tell whether the prefixes are the same, in whatever form they are."""
+        if isinstance(other, PackedAllowedIPs):
+            return self.packed == other.packed
+        return isinstance(other, (tuple, list)) and list(self) == list(other)
+
+    def __hash__(self) -> int:
+        """As the tuple of them."""
+        return hash(tuple(self))
+
+    def __repr__(self) -> str:
+        """As the list of them."""
+        return repr(list(self))
+
+
+_VERSIONS: Final = {4: 4, 16: 6}  # by the length of an address
+
+
+def _unpacked(address: bytes, version: int, cidr: int, remove: int) -> AllowedIP:
+    # AllowedIP() takes twice as long.
+    address = address if version == 6 else address[:4]
+    return tuple.__new__(AllowedIP, (address, cidr, bool(remove)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +123,7 @@ class PeerChange:
     endpoint: Endpoint | None = None
     persistent_keepalive_s: int | None = None
     replace_allowed_ips: bool = False
-    allowed_ips: tuple[AllowedIP, ...] = ()
+    allowed_ips: Sequence[AllowedIP] = ()
 
     def __post_init__(self) -> None:
         """Raise ConfigError for what no peer can have."""
@@ -91,7 +162,7 @@ class PeerSnapshot:
     tx_bytes: int
     rx_bytes: int
     persistent_keepalive_s: int
-    allowed_ips: tuple[AllowedIP, ...]
+    allowed_ips: Sequence[AllowedIP]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +194,7 @@ def _is_endpoint(endpoint: Endpoint) -> bool:
 
 
 def _are_prefixes(prefixes: Iterable[AllowedIP]) -> bool:
-    return all(
+    return isinstance(prefixes, PackedAllowedIPs) or all(
         0 <= cidr <= 32 if len(address) == 4 else len(address) == 16 and 0 <= cidr <= 128
         for address, cidr, _ in prefixes
     )

@@ -191,7 +191,7 @@ class Peer:
             tx_bytes=stats.tx_bytes,
             rx_bytes=stats.rx_bytes,
             persistent_keepalive_s=self.persistent_keepalive_s,
-            allowed_ips=tuple(self._plane.allowed_ips(self.slot)),
+            allowed_ips=self._plane.allowed_ips(self.slot),
         )
 
     # ---- life ----

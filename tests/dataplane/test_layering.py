@@ -77,6 +77,7 @@ INCLUDERS: dict[str, set[str]] = {
         *("arpa/inet.h", "linux/sockios.h", "linux/udp.h", "poll.h", "sys/ioctl.h"),
         *("sys/mman.h", "sys/socket.h", "time.h"),
     },
+    "allowedips_text": {"arpa/inet.h"},
     "events": {"poll.h", "time.h", "unistd.h"},
     "turnstile": {"linux/futex.h", "sys/syscall.h", "unistd.h"},
     "clock": {"time.h"},

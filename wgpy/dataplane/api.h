@@ -95,6 +95,10 @@ enum wg_feature {
     WG_FEATURE_UDP_GRO = 16, /* UDP_GRO is set on the sockets */
 };
 
+enum {
+    WG_ALLOWEDIP_LINE_MAX = 64, /* bytes; "allowed_ip=", an IPv6 address of up to 45, "/128\n" */
+};
+
 /* One prefix of a peer.  remove: take it away, if and only if this peer owns exactly it. */
 typedef struct {
     uint8_t addr[16]; /* network order; IPv4 in the first four */
@@ -341,6 +345,14 @@ int wg_allowedips_replace(wg_device *device, uint32_t slot, const wg_allowedip *
                           size_t count);
 /* Fills up to max entries of the peer, in order of insertion; returns how many the peer has. */
 ssize_t wg_allowedips_list(wg_device *device, uint32_t slot, wg_allowedip *entries, size_t max);
+/* Reads lines of the configuration protocol as wg sends them, "allowed_ip=[-]ADDRESS[/BITS]\n",
+ * into up to max entries; returns how many, used: the bytes that they took. Stops before the first
+ * line that is another, that has an error or no end: it is for who can tell what is wrong. */
+size_t wg_allowedips_parse(const char *text, size_t length, wg_allowedip *entries, size_t max,
+                           size_t *used);
+/* Writes such lines, without '-', of WG_ALLOWEDIP_LINE_MAX bytes at most each; returns how many
+ * bytes there are. */
+size_t wg_allowedips_format(const wg_allowedip *entries, size_t count, char *text);
 /* The slot whose prefix is the longest match, or WG_NO_SLOT. family 4 or 6. */
 uint32_t wg_allowedips_lookup(wg_device *device, uint8_t family, const uint8_t *addr);
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from socket import AF_INET, AF_INET6
 from typing import Any, Final
 
-from wgpy.config import KEY_LEN, AllowedIP, Endpoint
+from wgpy.config import KEY_LEN, AllowedIP, Endpoint, PackedAllowedIPs
 from wgpy.dataplane.types import (
     Counted,
     DeviceFacts,
@@ -36,8 +36,8 @@ except ModuleNotFoundError as error:
 
 _ADDRESS_FAMILY: Final = {4: AF_INET, 16: AF_INET6}
 _ADDRESS_LEN: Final = {AF_INET: 4, AF_INET6: 16}
+_ALLOWED_IPS: Final = ffi.typeof("wg_allowedip[]")
 IP_VERSION: Final = {4: 4, 16: 6}  # address length -> wg_allowedip.family
-_ALLOWED_IP: Final = struct.Struct("16sBBBx")  # wg_allowedip
 _TALLY: Final = struct.Struct("=QQ16sIHHi4x")  # wg_tally: count, last_ns, wg_about
 
 
@@ -100,27 +100,17 @@ def event_from_c(c: Any) -> PendingEvent | MessageEvent:
 
 def allowed_ips_to_c(entries: Iterable[AllowedIP]) -> Any:
     """Make an array of wg_allowedip.  OSError with EINVAL: one that cannot be."""
-    pack = _ALLOWED_IP.pack
-    try:
-        packed = b"".join(
-            [
-                pack(address, IP_VERSION[len(address)], cidr, remove)
-                for address, cidr, remove in entries
-            ]
-        )
-    except (KeyError, struct.error):
-        raise OSError(errno.EINVAL, "not an address of 4 or 16 bytes with a prefix") from None
-    return ffi.from_buffer("wg_allowedip[]", packed)
+    if not isinstance(entries, PackedAllowedIPs):
+        try:
+            entries = PackedAllowedIPs.of(entries)
+        except ValueError as error:
+            raise OSError(errno.EINVAL, str(error)) from None
+    return ffi.from_buffer(_ALLOWED_IPS, entries.packed)
 
 
-def allowed_ips_from_c(entries: Any, count: int) -> list[AllowedIP]:
+def allowed_ips_from_c(entries: Any, count: int) -> PackedAllowedIPs:
     """Read the first `count` of an array of wg_allowedip."""
-    used = ffi.buffer(entries, count * _ALLOWED_IP.size)
-    new = tuple.__new__  # AllowedIP() takes twice as long
-    return [
-        new(AllowedIP, (address if version == 6 else address[:4], cidr, False))
-        for address, version, cidr, _remove in _ALLOWED_IP.iter_unpack(used)
-    ]
+    return PackedAllowedIPs(bytes(ffi.buffer(entries, count * PackedAllowedIPs.ENTRY.size)))
 
 
 def key_to_c(key: bytes) -> bytes:

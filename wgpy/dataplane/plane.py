@@ -9,7 +9,7 @@ from functools import partial
 from itertools import product
 from typing import Any, Final
 
-from wgpy.config import AllowedIP, Endpoint
+from wgpy.config import AllowedIP, Endpoint, PackedAllowedIPs
 from wgpy.dataplane.convert import (
     IP_VERSION,
     allowed_ips_from_c,
@@ -44,6 +44,10 @@ MAX_THREADS: Final[int] = lib.WG_MAX_THREADS
 DEFAULT_WORKERS_MAX: Final = 4  # more than 25 Gbit/s takes; each costs memory and AEAD contexts
 DEFAULT_LANES_MAX: Final = 4  # more than five would wait for each other: docs/speed.md
 FEW_ALLOWED_IPS: Final = 16  # most peers have no more
+ALLOWED_IPS_PER_TEXT: Final = 1024  # about 32 KiB
+_ALLOWED_IP_LINE_MIN: Final = len("allowed_ip=::\n")
+
+_text = ffi.new("char[]", ALLOWED_IPS_PER_TEXT * lib.WG_ALLOWEDIP_LINE_MAX)  # again and again
 
 
 def aead_backends() -> tuple[str, ...]:
@@ -64,6 +68,25 @@ def default_lanes(workers: int) -> int:
 
 def _half_of_cores() -> int:
     return max(1, len(os.sched_getaffinity(0)) // 2)
+
+
+def parse_allowed_ips_untrusted(lines: bytes) -> tuple[PackedAllowedIPs, int]:
+    """Read `allowed_ip` lines of the configuration protocol; -> prefixes, bytes that they took.
+
+    Stops before the first line that is another, or is no good.
+    """
+    most = len(lines) // _ALLOWED_IP_LINE_MIN
+    entries = ffi.new("wg_allowedip[]", most)
+    used = ffi.new("size_t *")
+    count = lib.wg_allowedips_parse(lines, len(lines), entries, most, used)
+    return allowed_ips_from_c(entries, count), used[0]
+
+
+def format_allowed_ips(prefixes: PackedAllowedIPs) -> str:
+    """Write `allowed_ip` lines of the configuration protocol, of ALLOWED_IPS_PER_TEXT at most."""
+    length = lib.wg_allowedips_format(allowed_ips_to_c(prefixes), len(prefixes), _text)
+    text: bytes = ffi.unpack(_text, length)
+    return text.decode("ascii")
 
 
 class Plane:
@@ -296,7 +319,7 @@ class Plane:
         c_entries = allowed_ips_to_c(entries)
         checked(lib.wg_allowedips_replace(self._device, slot, c_entries, len(entries)))
 
-    def allowed_ips(self, slot: int) -> list[AllowedIP]:
+    def allowed_ips(self, slot: int) -> PackedAllowedIPs:
         """List the peer's prefixes in order of insertion."""
         entries = self._few_allowed_ips
         count = checked(lib.wg_allowedips_list(self._device, slot, entries, FEW_ALLOWED_IPS))

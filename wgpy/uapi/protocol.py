@@ -11,8 +11,6 @@ import errno
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from socket import AF_INET, AF_INET6, inet_ntop
 from typing import Any, Final, Protocol
 
 from wgpy.addresses import format_endpoint, parse_decimal, parse_endpoint, parse_prefix
@@ -22,14 +20,24 @@ from wgpy.config import (
     AllowedIP,
     DeviceChange,
     DeviceSnapshot,
+    PackedAllowedIPs,
     PeerChange,
     PeerSnapshot,
+)
+from wgpy.dataplane.plane import (
+    ALLOWED_IPS_PER_TEXT,
+    format_allowed_ips,
+    parse_allowed_ips_untrusted,
 )
 from wgpy.errors import ConfigError
 
 LINE_MAX: Final = 4096  # bytes; the longest sensible line has about 80
 REQUEST_MAX: Final = 64 << 20  # bytes; 10,000 peers with 131,000 allowed IPs take about 10 MiB
-_LINES_PER_CHUNK: Final = 1024  # of a reply, about 32 KiB
+_CHUNK: Final = 32 << 10  # bytes of a reply, or a little more
+
+# So many lines that it is worth while to have C read them, and those that follow.
+_SOME_ALLOWED_IPS: Final = re.compile(rb"allowed_ip=[^\n]*\n(?:allowed_ip=[^\n]*\n){7}")
+_NEWLINE: Final = ord("\n")
 
 # A key takes 64 characters of hex or 44 of base64; addresses have dots or colons in between.
 _LOOKS_LIKE_A_KEY: Final = re.compile(r"[0-9A-Za-z+/]{40}")
@@ -107,13 +115,14 @@ def _without_keys(line: str) -> str | None:
 class SetRequest:
     """A set request in the making: takes the lines between `set=1` and the blank line."""
 
-    __slots__ = ("_allowed_ips", "_device", "_peer", "_peers")
+    __slots__ = ("_allowed_ips", "_device", "_packed", "_peer", "_peers")
 
     def __init__(self) -> None:
         self._device: dict[str, Any] = {}
         self._peers: list[PeerChange] = []
         self._peer: dict[str, Any] | None = None  # the section we are in
-        self._allowed_ips: list[AllowedIP] = []  # of that section
+        self._packed = bytearray()  # the allowed IPs of that section up to some point
+        self._allowed_ips: list[AllowedIP] = []  # the others
 
     def add_untrusted(self, lines: Iterable[str]) -> None:
         """Take lines without their newlines; after an error the request is of no more use.
@@ -141,6 +150,18 @@ class SetRequest:
         except (ValueError, OSError):
             raise ConfigError(errno.EINVAL, "bad value", _without_keys(line)) from None
 
+    def add_allowed_ips_untrusted(self, text: bytes) -> int:
+        """Take the `allowed_ip` lines that text begins with, up to the first that is no good.
+
+        Returns how many bytes they are; none where they are misplaced.
+        """
+        if self._peer is None:
+            return 0
+        prefixes, used = parse_allowed_ips_untrusted(text)
+        self._pack()
+        self._packed += prefixes.packed
+        return used
+
     def finish(self) -> DeviceChange:
         """Return the whole change, as the blank line is there."""
         self._end_peer()
@@ -149,7 +170,7 @@ class SetRequest:
     def _add_to_peer(self, peer: dict[str, Any], name: str, value: str) -> None:
         if name == "replace_allowed_ips":
             peer["replace_allowed_ips"] = _parse_true(value)
-            self._allowed_ips.clear()  # it replaces by what comes after it
+            self._forget_allowed_ips()  # it replaces by what comes after it
         elif name == "protocol_version":
             _parse_version(value)
         else:
@@ -162,8 +183,22 @@ class SetRequest:
 
     def _end_peer(self) -> None:
         if self._peer is not None:
-            self._peers.append(PeerChange(**self._peer, allowed_ips=tuple(self._allowed_ips)))
+            self._peers.append(PeerChange(**self._peer, allowed_ips=self._all_allowed_ips()))
         self._peer = None
+        self._forget_allowed_ips()
+
+    def _all_allowed_ips(self) -> Sequence[AllowedIP]:
+        if not self._packed:
+            return tuple(self._allowed_ips)
+        self._pack()
+        return PackedAllowedIPs(bytes(self._packed))
+
+    def _pack(self) -> None:
+        self._packed += PackedAllowedIPs.of(self._allowed_ips).packed
+        self._allowed_ips.clear()
+
+    def _forget_allowed_ips(self) -> None:
+        self._packed.clear()
         self._allowed_ips.clear()
 
 
@@ -219,7 +254,7 @@ class RequestParser:
     """
 
     def __init__(self) -> None:
-        self._tail = ""  # the line that has not ended yet
+        self._tail = b""  # the line that has not ended yet
         self._open: _OpenRequest | None = None
         self._size = 0  # bytes of the open request so far, give or take a chunk
 
@@ -229,8 +264,27 @@ class RequestParser:
         Raises ConfigError(EMSGSIZE) for a line or request without end: the connection is of no
         more use.
         """
+        text = self._tail + data
+        end = text.rfind(b"\n") + 1
+        self._tail = text[end:]
+        at = searched = 0
+        while (some := _SOME_ALLOWED_IPS.search(text, searched, end)) is not None:
+            start, searched = some.span()
+            if start == 0 or text[start - 1] == _NEWLINE:
+                yield from self._take_lines(text[at:start])
+                at = start + self._take_allowed_ips(text[start:end])
+                searched = max(searched, at)
+        yield from self._take_lines(text[at:end])
+        self._size += len(data)
+        if len(self._tail) > LINE_MAX:
+            raise ConfigError(errno.EMSGSIZE, "line too long")
+        if self._open is not None and self._size > REQUEST_MAX:
+            raise ConfigError(errno.EMSGSIZE, "request too long")
+
+    def _take_lines(self, text: bytes) -> Iterator[Request]:
+        """Take whole lines."""
         # Every byte is a character in Latin-1; no value parser accepts any beyond ASCII.
-        *lines, self._tail = (self._tail + data.decode("latin-1")).split("\n")
+        *lines, _ = text.decode("latin-1").split("\n")
         start = 0
         for _ in range(lines.count("")):
             end = lines.index("", start)
@@ -239,11 +293,12 @@ class RequestParser:
             if self._open is not None:
                 yield self._finish(self._open)
         self._add(lines[start:])
-        self._size += len(data)
-        if len(self._tail) > LINE_MAX:
-            raise ConfigError(errno.EMSGSIZE, "line too long")
-        if self._open is not None and self._size > REQUEST_MAX:
-            raise ConfigError(errno.EMSGSIZE, "request too long")
+
+    def _take_allowed_ips(self, text: bytes) -> int:
+        """Take what C can read of many lines; -> how many bytes they are."""
+        if not isinstance(self._open, SetRequest):
+            return 0
+        return self._open.add_allowed_ips_untrusted(text)
 
     def end_untrusted(self) -> Request | None:
         """Return what the end of the stream completes, if anything.
@@ -277,9 +332,16 @@ class RequestParser:
 
 def format_get(snapshot: DeviceSnapshot) -> Iterator[bytes]:
     """Yield the lines of a get reply in chunks of some 32 KiB, without the errno line."""
-    lines = _format_device(snapshot)
-    while chunk := "".join(islice(lines, _LINES_PER_CHUNK)):
-        yield chunk.encode("ascii")
+    parts: list[str] = []
+    size = 0
+    for part in _format_device(snapshot):
+        parts.append(part)
+        size += len(part)
+        if size >= _CHUNK:
+            yield "".join(parts).encode("ascii")
+            parts.clear()
+            size = 0
+    yield "".join(parts).encode("ascii")
 
 
 def format_errno(code: int) -> bytes:
@@ -295,9 +357,17 @@ def _format_device(snapshot: DeviceSnapshot) -> Iterator[str]:
         yield f"fwmark={snapshot.fwmark}\n"
     for peer in snapshot.peers:
         yield _format_peer(peer)
-        for address, cidr, _ in peer.allowed_ips:  # many: a call less for each
-            text = inet_ntop(AF_INET if len(address) == 4 else AF_INET6, address)
-            yield f"allowed_ip={text}/{cidr}\n"
+        yield from _format_allowed_ips(peer.allowed_ips)
+
+
+def _format_allowed_ips(prefixes: Sequence[AllowedIP]) -> Iterator[str]:
+    if not isinstance(prefixes, PackedAllowedIPs):
+        prefixes = PackedAllowedIPs.of(prefixes)
+    if len(prefixes) <= ALLOWED_IPS_PER_TEXT:
+        yield format_allowed_ips(prefixes)  # mostly; a part takes longer than its text
+        return
+    for at in range(0, len(prefixes), ALLOWED_IPS_PER_TEXT):
+        yield format_allowed_ips(prefixes[at : at + ALLOWED_IPS_PER_TEXT])
 
 
 def _format_peer(peer: PeerSnapshot) -> str:
