@@ -31,6 +31,7 @@ from fakes import WIRE_LEN, Clock, Datagram, FakeSockets, Network, S
 
 from wgpy.config import AllowedIP, Endpoint, PackedAllowedIPs
 from wgpy.dataplane._core import lib
+from wgpy.dataplane.convert import ShownPeers, endpoint_to_c, ffi
 from wgpy.dataplane.plane import Plane
 from wgpy.dataplane.types import (
     Counted,
@@ -169,6 +170,17 @@ class FakePlane(Plane):
         peer = self.peers[slot]
         sessions = bool(peer.current) | bool(peer.previous) << 1 | bool(peer.next) << 2
         return replace(peer.stats, staged=len(peer.staged), sessions=sessions)
+
+    def show(self, slots: Sequence[int]) -> ShownPeers:
+        all_stats = [self.stats(slot) for slot in slots]
+        prefixes = [self.allowed_ips(slot) for slot in slots]
+        shown = ffi.new("wg_peer_shown[]", len(slots))
+        for number, stats in enumerate(all_stats):
+            shown[number].tx_bytes, shown[number].rx_bytes = stats.tx_bytes, stats.rx_bytes
+            shown[number].allowed_ips = len(prefixes[number])
+            if stats.endpoint is not None:
+                shown[number].endpoint = endpoint_to_c(stats.endpoint)[0]
+        return ShownPeers(shown, PackedAllowedIPs(b"".join(some.packed for some in prefixes)))
 
     def facts(self, slot: int) -> PeerFacts:
         peer = self.peers[slot]

@@ -139,3 +139,15 @@ def test_a_peer_whose_turn_is_not_yet_answers() -> None:
     assert world.b.device._peers[world.a.public_key].running
     world.loop.run()
     assert world.a.plane.payloads == [(0, b"ping")]
+
+
+def test_a_snapshot_stays_as_it_was() -> None:
+    host = host_that_is_down()
+    host.configure(*peers(5))
+    before = host.snapshot
+    host.configure(PeerChange(key(1), remove=True), PeerChange(key(2), persistent_keepalive_s=9))
+    assert [peer.public_key for peer in before.peers] == [key(number) for number in range(1, 6)]
+    assert before.peers[1].persistent_keepalive_s == 0
+    assert before.peers[4].allowed_ips == prefixes(1)  # which all asked for, and the last got
+    assert host.snapshot.peers[0].persistent_keepalive_s == 9
+    assert before.peers != host.snapshot.peers

@@ -107,7 +107,15 @@ ROOMS: list[dict[str, set[str]]] = [
             "wgpy.units",
         },
     },
-    {"wgpy.facts": {"wgpy.dataplane", "wgpy.peer", "wgpy.status", "wgpy.tallies"}},
+    {
+        "wgpy.facts": {
+            "wgpy.config",
+            "wgpy.dataplane",
+            "wgpy.peer",
+            "wgpy.status",
+            "wgpy.tallies",
+        },
+    },
     {
         "wgpy.device": {
             "wgpy.changes",

@@ -42,7 +42,8 @@ def in_pieces(
     piece: list[PeerChange] = []
     weight = 0
     for section in sections:
-        for part in _parts(section, is_known):
+        short = len(section.allowed_ips) <= ALLOWED_IPS_PER_PIECE
+        for part in (section,) if short else _parts(section, is_known):
             piece.append(part)
             weight += ALLOWED_IPS_PER_PIECE // PEERS_PER_PIECE + len(part.allowed_ips)
             if weight >= ALLOWED_IPS_PER_PIECE:
@@ -54,8 +55,7 @@ def in_pieces(
 
 def _parts(section: PeerChange, is_known: Callable[[bytes], bool]) -> Iterator[PeerChange]:
     prefixes = section.allowed_ips
-    together = section.replace_allowed_ips and is_known(section.public_key)
-    if together or len(prefixes) <= ALLOWED_IPS_PER_PIECE:
+    if section.replace_allowed_ips and is_known(section.public_key):
         yield section
         return
     first, *others = chunks(prefixes, ALLOWED_IPS_PER_PIECE)

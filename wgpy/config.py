@@ -172,7 +172,7 @@ class DeviceSnapshot:
     private_key: bytes = field(repr=False)
     listen_port: int
     fwmark: int
-    peers: tuple[PeerSnapshot, ...]
+    peers: Sequence[PeerSnapshot]
 
 
 def require(condition: bool, reason: str) -> None:

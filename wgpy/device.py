@@ -22,7 +22,7 @@ from wgpy.dataplane.plane import MAX_PEERS, Plane
 from wgpy.dataplane.types import MessageEvent, PendingEvent, PlaneIO, WorkerIO
 from wgpy.errors import BadMessage, ConfigError, Refusal
 from wgpy.events import EndpointMoved, Event, PeerAdded, PeerRemoved
-from wgpy.facts import peer_status
+from wgpy.facts import PeerSnapshots, peer_status
 from wgpy.moves import Moves
 from wgpy.notes import Notes
 from wgpy.peer import Peer, PeerServices
@@ -242,7 +242,7 @@ class Device:
             private_key=self._private_key,
             listen_port=self._listen_port,
             fwmark=self._fwmark,
-            peers=tuple(peer.snapshot() for peer in self._peers.values()),
+            peers=PeerSnapshots(self._peers.values(), self._plane),
         )
 
     # ---- status ----

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from wgpy.config import Endpoint, PeerChange, PeerSnapshot
+from wgpy.config import Endpoint, PeerChange
 from wgpy.dataplane.plane import Plane
 from wgpy.dataplane.types import Session
 from wgpy.errors import BadMessage
@@ -180,19 +180,13 @@ class Peer:
             self._send_persistent_keepalive(now_ns)
         self._arm()
 
-    def snapshot(self) -> PeerSnapshot:
-        """Return what `wg show` tells of the peer."""
-        stats = self._plane.stats(self.slot)
-        return PeerSnapshot(
-            public_key=self.public_key,
-            preshared_key=self._exchange.preshared_key,
-            endpoint=stats.endpoint,
-            last_handshake_ns=self.last_handshake_ns,
-            tx_bytes=stats.tx_bytes,
-            rx_bytes=stats.rx_bytes,
-            persistent_keepalive_s=self.persistent_keepalive_s,
-            allowed_ips=self._plane.allowed_ips(self.slot),
-        )
+    def settings(self) -> tuple[bytes, bytes, int, int]:
+        """Return what `wg show` tells of the peer that the plane does not know.
+
+        Public key, preshared key, last handshake (wall clock, ns), persistent keepalive (s).
+        """
+        preshared_key, keepalive_s = self._exchange.preshared_key, self.persistent_keepalive_s
+        return self.public_key, preshared_key, self.last_handshake_ns, keepalive_s
 
     # ---- life ----
 

@@ -20,6 +20,7 @@ ARROWS: dict[str, set[str]] = {
         *("allowedips", "keypair", "peer"),
     },
     "message": {"udp", "peer"},
+    "show": {"allowedips", "peer"},
     "device": {"ways", "icmp", "keypair", "allowedips", "staged"},
     "ways": {"turnstile", "tunqueue", "congestion", "backlog"},
     "sealing": {"sender", "staged", "gso", "peer"},

@@ -13,10 +13,10 @@ from contextlib import AbstractContextManager, ExitStack
 import core_numbers as numbers
 import pytest
 
-from wgpy.config import KEY_LEN, Endpoint
+from wgpy.config import KEY_LEN, AllowedIP, Endpoint, PackedAllowedIPs
 from wgpy.dataplane._core import lib
 from wgpy.dataplane.plane import Plane, aead_backends
-from wgpy.dataplane.types import PlaneIO, Session, WorkerIO
+from wgpy.dataplane.types import PeerShown, PlaneIO, Session, WorkerIO
 from wgpy.linux.tun import VNET_HDR_LEN
 from wgpy.ports import Feature
 from wgpy.protocol import constants, messages
@@ -333,3 +333,32 @@ def test_a_message_for_a_peer_without_an_endpoint_is_refused(plane: Plane) -> No
     slot = plane.add_peer()
     with refused(errno.EDESTADDRREQ):
         plane.send_message(slot, bytes(148), 0, plane.now_ns())
+
+
+# ---- very many peers at one moment ----
+
+
+def test_peers_are_shown_in_the_order_asked_with_their_own_prefixes(plane: Plane) -> None:
+    slots = [plane.add_peer() for _ in range(5)]
+    for slot in slots:
+        prefixes = [AllowedIP(bytes([10, slot, n, 0]), 24) for n in range(slot)]
+        plane.change_allowed_ips(slot, [*prefixes, AllowedIP(bytes(15) + bytes([slot]), 128)])
+        plane.set_endpoint(slot, Endpoint(bytes([192, 0, 2, slot]), 1000 + slot))
+    plane.set_endpoint(slots[0], Endpoint(bytes(range(16)), 7, scope_id=3))
+    shown = list(plane.show(slots[::-1]))
+    assert [one.allowed_ips for one in shown] == [plane.allowed_ips(slot) for slot in slots[::-1]]
+    assert [one.endpoint for one in shown] == [plane.stats(slot).endpoint for slot in slots[::-1]]
+
+
+def test_a_peer_without_endpoint_prefixes_and_traffic_is_shown_as_that(plane: Plane) -> None:
+    shown = plane.show([plane.add_peer()])
+    assert len(shown) == 1
+    assert list(shown) == [PeerShown(0, 0, None, PackedAllowedIPs(b""))]
+    assert list(plane.show([])) == []
+
+
+def test_a_peer_that_is_gone_is_not_shown(plane: Plane) -> None:
+    slot = plane.add_peer()
+    plane.remove_peer(slot)
+    with pytest.raises(OSError, match="No such file"):
+        plane.show([slot])

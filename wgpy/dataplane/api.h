@@ -95,6 +95,15 @@ enum wg_feature {
     WG_FEATURE_UDP_GRO = 16, /* UDP_GRO is set on the sockets */
 };
 
+/* What is shown of a peer that is configured, but for what only control knows. */
+typedef struct {
+    uint64_t tx_bytes;    /* as in wg_peer_stats */
+    uint64_t rx_bytes;    /* likewise */
+    wg_endpoint endpoint; /* family 0: none */
+    uint32_t allowed_ips; /* how many prefixes it has */
+    uint32_t unused;      /* padding */
+} wg_peer_shown;
+
 enum {
     WG_ALLOWEDIP_LINE_MAX = 64, /* bytes; "allowed_ip=", an IPv6 address of up to 45, "/128\n" */
 };
@@ -353,6 +362,10 @@ size_t wg_allowedips_parse(const char *text, size_t length, wg_allowedip *entrie
 /* Writes such lines, without '-', of WG_ALLOWEDIP_LINE_MAX bytes at most each; returns how many
  * bytes there are. */
 size_t wg_allowedips_format(const wg_allowedip *entries, size_t count, char *text);
+/* Reads what `wg show` shows of some peers, and up to max of their prefixes, peer after peer, each
+ * in order of insertion; returns how many prefixes they have. */
+ssize_t wg_peers_show(wg_device *device, const uint32_t *slots, size_t count, wg_peer_shown *shown,
+                      wg_allowedip *entries, size_t max);
 /* The slot whose prefix is the longest match, or WG_NO_SLOT. family 4 or 6. */
 uint32_t wg_allowedips_lookup(wg_device *device, uint8_t family, const uint8_t *addr);
 

@@ -19,6 +19,7 @@ from wgpy.dataplane.types import (
     DeviceFacts,
     MessageEvent,
     PeerFacts,
+    PeerShown,
     PeerStats,
     PendingEvent,
     Session,
@@ -38,6 +39,8 @@ _ADDRESS_FAMILY: Final = {4: AF_INET, 16: AF_INET6}
 _ADDRESS_LEN: Final = {AF_INET: 4, AF_INET6: 16}
 _ALLOWED_IPS: Final = ffi.typeof("wg_allowedip[]")
 IP_VERSION: Final = {4: 4, 16: 6}  # address length -> wg_allowedip.family
+# wg_peer_shown, of its wg_endpoint up to source_ifindex.
+_SHOWN: Final = struct.Struct("=QQHHI16s16sI4xI4x")
 _TALLY: Final = struct.Struct("=QQ16sIHHi4x")  # wg_tally: count, last_ns, wg_about
 
 
@@ -136,6 +139,40 @@ def stats_from_c(c: Any) -> PeerStats:
         sessions=c.sessions,
         endpoint=endpoint_from_c(c.endpoint),
     )
+
+
+class ShownPeers:
+    """Peers as they were at one moment, in the form of C, which is made into objects one by one."""
+
+    __slots__ = ("_allowed_ips", "_shown")
+
+    def __init__(self, shown: Any, allowed_ips: PackedAllowedIPs) -> None:
+        """Copy an array of wg_peer_shown; allowed_ips are theirs, peer after peer."""
+        self._shown = bytes(ffi.buffer(shown))
+        self._allowed_ips = allowed_ips.packed
+
+    def __len__(self) -> int:
+        """Count them."""
+        return len(self._shown) // _SHOWN.size
+
+    def __iter__(self) -> Iterator[PeerShown]:
+        """Give them in order."""
+        at, size = 0, PackedAllowedIPs.ENTRY.size
+        for tx_bytes, rx_bytes, family, *endpoint, count in _SHOWN.iter_unpack(self._shown):
+            end = at + size * count
+            allowed_ips = PackedAllowedIPs(self._allowed_ips[at:end])
+            yield PeerShown(tx_bytes, rx_bytes, _endpoint_of(family, *endpoint), allowed_ips)
+            at = end
+
+
+def _endpoint_of(
+    family: int, port: int, scope_id: int, address: bytes, source: bytes, source_ifindex: int
+) -> Endpoint | None:
+    if not family:
+        return None
+    size = 4 if family == AF_INET else 16
+    source = source[:size] if any(source) else b""
+    return Endpoint(address[:size], port, scope_id, source, source_ifindex)
 
 
 def _reasons(enum: str, prefix: str) -> tuple[str, ...]:

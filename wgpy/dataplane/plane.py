@@ -4,6 +4,7 @@ Nobody else has ffi and lib, but for convert.py.
 """
 
 import os
+from array import array
 from collections.abc import Sequence
 from functools import partial
 from itertools import product
@@ -12,6 +13,7 @@ from typing import Any, Final
 from wgpy.config import AllowedIP, Endpoint, PackedAllowedIPs
 from wgpy.dataplane.convert import (
     IP_VERSION,
+    ShownPeers,
     allowed_ips_from_c,
     allowed_ips_to_c,
     checked,
@@ -276,6 +278,18 @@ class Plane:
         """Read counters, stamps and endpoint."""
         checked(lib.wg_peer_stats_read(self._device, slot, self._stats))
         return stats_from_c(self._stats)
+
+    def show(self, slots: Sequence[int]) -> ShownPeers:
+        """Read what `wg show` shows of these peers, at one moment; in their order."""
+        c_slots = ffi.from_buffer("uint32_t[]", array("I", slots))
+        shown = ffi.new("wg_peer_shown[]", len(slots))
+        count, room = len(slots), -1
+        while count > room:  # most have one prefix, so once or twice
+            room = count
+            entries = ffi.new("wg_allowedip[]", room)
+            arguments = self._device, c_slots, len(slots), shown, entries, room
+            count = checked(lib.wg_peers_show(*arguments))
+        return ShownPeers(shown, allowed_ips_from_c(entries, count))
 
     def facts(self, slot: int) -> PeerFacts:
         """Read what is only to be shown."""

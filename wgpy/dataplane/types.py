@@ -1,8 +1,9 @@
 """What the data plane is given and gives, as Python has it: no C."""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from wgpy.config import Endpoint
+from wgpy.config import Endpoint, PackedAllowedIPs
 from wgpy.ports import Feature
 
 
@@ -74,6 +75,15 @@ class PeerFacts:
     session_ns: int
     looped: bool
     drops: list[Counted]
+
+
+class PeerShown(NamedTuple):
+    """What `wg show` shows of a peer, but for what only control knows."""
+
+    tx_bytes: int
+    rx_bytes: int
+    endpoint: Endpoint | None
+    allowed_ips: PackedAllowedIPs  # in order of insertion
 
 
 @dataclass(slots=True)
