@@ -9,7 +9,7 @@ import pytest
 import wgpy
 import wgpy.testing
 
-HEAVY = ("pyroute2", "cffi", "cryptography", "asyncio", "wgpy.engine", "wgpy.device")
+HEAVY = ("cffi", "cryptography", "asyncio", "wgpy.engine", "wgpy.device")
 
 
 def loaded(statement: str) -> set[str]:

@@ -6,11 +6,12 @@ It needs no daemon beside it, and ends with the program.
         print(await interface.until_end())
 """
 
+import asyncio
 import contextlib
 import errno
 from functools import partial
 from ipaddress import IPv4Network, IPv6Network
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from wgpy.config import require
 from wgpy.embedded import Embedded
@@ -19,6 +20,9 @@ from wgpy.linux.refusals import why_no_interface
 from wgpy.linux.tun import DEFAULT_MTU, Tun, check_name, open_tun
 from wgpy.settings import Config
 from wgpy.wgquick import Network
+
+if TYPE_CHECKING:
+    from wgpy.linux.netlink import Netlink
 
 NO_DEFAULT_ROUTE: Final = (
     "its allowed IPs ask for a default route, which would lead its own messages into it: "
@@ -65,8 +69,7 @@ class Interface(Embedded):
         open_udp = partial(open_sockets, workers=len(tun.fds))
         engine = self._start_engine(stack, tun, link, open_udp, with_fwmark=True)
         serve(stack, engine, listeners, self._changing)
-        async with link.netlink() as netlink:
-            await self._set_up(netlink)
+        await self._set_up(link.netlink)
         await engine.until_up()
 
     def _open_tun(self, workers: int) -> Tun:
@@ -75,14 +78,15 @@ class Interface(Embedded):
         except OSError as error:
             raise StartError(why_no_interface(self._name, error)) from error
 
-    async def _set_up(self, netlink: Any) -> None:
+    async def _set_up(self, netlink: "Netlink") -> None:
         from wgpy.linux.addressing import add_route, set_up
 
         mtu = self._config.mtu or DEFAULT_MTU
         try:
-            index = await set_up(netlink, self._name, self._config.addresses, mtu)
+            index = set_up(netlink, self._name, self._config.addresses, mtu)
             for network in self._routes:
-                await add_route(netlink, index, network)
+                add_route(netlink, index, network)
+                await asyncio.sleep(0)  # there may be many
         except OSError as error:
             reason = f"{self._name} cannot have {error.filename}: {error.strerror}"
             raise StartError(reason) from error

@@ -193,9 +193,8 @@ class Tunnel(Embedded):
         stack.enter_context(contextlib.closing(link))
         engine = self._start_engine(stack, network.tun, link, open_sockets)
         network.ended.add_done_callback(lambda _: engine.end_because("the keeper ended"))
-        async with link.netlink() as netlink:
-            mtu = self._config.mtu or DEFAULT_MTU
-            await equip(netlink, self._name, self._config.addresses, mtu)
+        mtu = self._config.mtu or DEFAULT_MTU
+        equip(link.netlink, self._name, self._config.addresses, mtu)
         await engine.until_up()
 
     def _resolv_conf(self) -> str | None:

@@ -18,7 +18,7 @@ directory, wg, *argv = sys.argv[1:]
 main(argv, Interfaces(Path(directory), wg))
 print(json.dumps(sorted(sys.modules)), file=sys.stderr)
 """
-HEAVY = ("asyncio", "cffi", "cryptography", "prometheus_client", "pyroute2", "rich", "ssl")
+HEAVY = ("asyncio", "cffi", "cryptography", "prometheus_client", "rich", "ssl")
 
 
 def loaded_by(directory: Path, *argv: str) -> set[str]:

@@ -9,21 +9,12 @@ from typing import Any
 import pytest
 
 from wgpy.linux import txqueue
+from wgpy.linux.netlink import LinkState
 from wgpy.linux.tun import QUEUE_LEN
 from wgpy.linux.txqueue import TxQueue
 
 TIMEOUT_S = 10
 SHORT = 40
-
-
-class Message:
-    """What netlink tells of an interface."""
-
-    def __init__(self, attributes: dict[str, Any]) -> None:
-        self._attributes = attributes
-
-    def get_attr(self, name: str) -> Any:
-        return self._attributes[name]
 
 
 class FakeInterface:
@@ -39,17 +30,19 @@ class FakeInterface:
         self.dropped = dropped
         self._changed = asyncio.Event()
 
-    async def request(self, command: str, **attributes: int) -> tuple[Message]:
+    def read(self) -> LinkState:
         self.looks += 1
         self._changed.set()
-        if command == "set" and self.refuses:
+        sent, dropped = self.looks * self.taken, self.looks * self.dropped
+        return LinkState(2, True, 1420, self.length, sent, dropped, False)
+
+    def set_length(self, length: int) -> None:
+        self._changed.set()
+        if self.refuses:
             self.refusals += 1
             raise OSError(errno.EPERM, os.strerror(errno.EPERM))
-        if command == "set":
-            self.length = attributes["txqlen"]
-            self.lengths.append(self.length)
-        counters = {"tx_packets": self.looks * self.taken, "tx_dropped": self.looks * self.dropped}
-        return (Message({"IFLA_TXQLEN": self.length, "IFLA_STATS64": counters}),)
+        self.length = length
+        self.lengths.append(self.length)
 
     async def until(self, name: str, at_least: int) -> None:
         while getattr(self, name) < at_least:
@@ -72,7 +65,7 @@ def run(interface: FakeInterface, wanted: int, scenario: Coroutine[Any, Any, Non
     """Let the queue be kept as wanted during the scenario, and left then."""
 
     async def main() -> None:
-        queue = TxQueue(interface.request)
+        queue = TxQueue(interface.read, interface.set_length)
         queue.want(wanted)
         kept = asyncio.create_task(queue.keep())
         await scenario

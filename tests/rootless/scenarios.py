@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from ipaddress import ip_interface
 from typing import Any
 
@@ -17,7 +17,7 @@ from wgpy import (
 )
 from wgpy.linux.addressing import equip
 from wgpy.linux.namespace import Command, Namespace
-from wgpy.linux.netlink import HeldNetlink
+from wgpy.linux.netlink import Netlink
 
 NAME = "wg0"
 NAMESERVER = "nameserver 127.0.0.1\noptions timeout:30 attempts:1\n"
@@ -39,10 +39,8 @@ async def private(resolv_conf: str | None = None) -> AsyncIterator[Namespace]:
     network = Namespace()
     try:
         await network.start(NAME, resolv_conf)
-        held = HeldNetlink(network.requests)
-        async with held.open() as netlink:
-            await equip(netlink, NAME, [ip_interface("10.9.0.1/24")], 1420)
-        held.close()
+        with closing(Netlink(network.requests)) as netlink:
+            equip(netlink, NAME, [ip_interface("10.9.0.1/24")], 1420)
         yield network
     finally:
         await network.close()

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from base64 import b64decode
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from ipaddress import IPv4Address, IPv4Interface, ip_network
@@ -36,10 +36,11 @@ from wgpy import (
     Tunnel,
 )
 from wgpy.events import DiagnosisChanged, PeerRemoved
-from wgpy.linux.netlink import HeldNetlink
+from wgpy.linux.netlink import LINK, MESSAGE, NLM_F_REQUEST, Netlink
 from wgpy.protocol.noise import StaticKey
 from wgpy.testing import LEFT, RIGHT, pair
 
+RTM_DELLINK = 17  # <linux/rtnetlink.h>
 SILENT = ip_network("198.51.100.0/24")
 KEYS = bytes([1]) * 32, bytes([2]) * 32
 
@@ -353,11 +354,10 @@ async def dying_interface() -> None:
     logging.basicConfig(stream=said, format="%(message)s")
     async with Tunnel(Config(KEYS[0])) as tunnel:
         process = await tunnel.create_subprocess_exec("sleep", "1000")
-        network = tunnel._network
-        held = HeldNetlink(network.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, 0))
-        async with held.open() as netlink:
-            await netlink.link("del", ifname=NAME)
-        held.close()
+        with closing(tunnel.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)) as netlink:
+            index = Netlink(netlink).link(NAME).index
+            header = MESSAGE.pack(MESSAGE.size + LINK.size, RTM_DELLINK, NLM_F_REQUEST, 0, 0)
+            netlink.send(header + LINK.pack(0, 0, index, 0, 0))
         try:
             await tunnel.until_end()
         except LinkDeletedError:

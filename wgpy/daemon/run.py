@@ -115,7 +115,7 @@ async def _serve(
     tun, link, listeners, key_log = means
     gc.freeze()  # what is here stays
     gc.set_threshold(GC_THRESHOLD)
-    await _set_up_link(link, options)
+    _set_up_link(link, options)
     with contextlib.ExitStack() as stack:
         workers = len(tun.fds)
         plane = stack.enter_context(contextlib.closing(_open_plane(options, workers)))
@@ -172,14 +172,14 @@ def _open_link(tun: Tun) -> Link:
         raise StartError(f"cannot watch the interface: {error.strerror}") from error
 
 
-async def _set_up_link(link: Link, options: Options) -> None:
+def _set_up_link(link: Link, options: Options) -> None:
     if options.tun_fd is not None:
         with contextlib.suppress(OSError):  # moved just now
-            if await link.has_packet_information():
+            if link.has_packet_information():
                 raise StartError("WG_TUN_FD is unfit: it has packet information (no IFF_NO_PI)")
         return
     try:
-        await link.set(mtu=DEFAULT_MTU)
+        link.set(mtu=DEFAULT_MTU)
     except OSError as error:  # it works without
         _log.info("cannot set the MTU to %d: %s", DEFAULT_MTU, error.strerror)
 

@@ -10,56 +10,53 @@ Raised is OSError, whose filename says what could not be had.
 
 import contextlib
 import os
-import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
-from typing import Any, Final
+from typing import Final
 
-from pyroute2 import NetlinkError
+from wgpy.linux.netlink import Netlink, Network, Refused
 
 LOOPBACK: Final = "lo"
-FAMILY: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
+DEFAULT_ROUTE: Final[Mapping[int, Network]] = {4: IPv4Network("0.0.0.0/0"), 6: IPv6Network("::/0")}
 
 InterfaceAddress = IPv4Interface | IPv6Interface
 
 
-async def equip(netlink: Any, name: str, addresses: Sequence[InterfaceAddress], mtu: int) -> None:
+def equip(netlink: Netlink, name: str, addresses: Sequence[InterfaceAddress], mtu: int) -> None:
     """Do for a private network what set_up does, and lead all of it into the interface.
 
     A family without an address has no route either, so that programs do not try it in vain.
     """
     with _telling(LOOPBACK):
-        await netlink.link("set", ifname=LOOPBACK, state="up")
-    index = await set_up(netlink, name, addresses, mtu)
+        netlink.set_link(LOOPBACK, up=True)
+    index = set_up(netlink, name, addresses, mtu)
     for version in sorted({address.version for address in addresses}):
         with _telling("a default route"):
-            await netlink.route("add", family=FAMILY[version], dst="default", oif=index)
+            netlink.add_route(index, DEFAULT_ROUTE[version])
 
 
-async def set_up(netlink: Any, name: str, addresses: Sequence[InterfaceAddress], mtu: int) -> int:
+def set_up(netlink: Netlink, name: str, addresses: Sequence[InterfaceAddress], mtu: int) -> int:
     """Set addresses and MTU (bytes) of the interface and bring it up; return its index."""
     with _telling(f"an MTU of {mtu}"):
-        (interface,) = await netlink.link("get", ifname=name)
-        index: int = interface["index"]
-        await netlink.link("set", index=index, mtu=mtu)
+        index = netlink.link(name).index
+        netlink.set_link(name, mtu=mtu)
     for address in addresses:
         with _telling(f"the address {address}"):
-            text, prefix_len = str(address.ip), address.network.prefixlen
-            await netlink.addr("add", index=index, address=text, prefixlen=prefix_len)
+            netlink.add_address(index, address)
     with _telling("its link up"):
-        await netlink.link("set", index=index, state="up")
+        netlink.set_link(name, up=True)
     return index
 
 
-async def add_route(netlink: Any, index: int, network: IPv4Network | IPv6Network) -> None:
+def add_route(netlink: Netlink, index: int, network: Network) -> None:
     """Lead what is for the network into the interface."""
     with _telling(f"the route to {network}"):
-        await netlink.route("add", family=FAMILY[network.version], dst=str(network), oif=index)
+        netlink.add_route(index, network)
 
 
 @contextlib.contextmanager
 def _telling(what: str) -> Iterator[None]:
     try:
         yield
-    except NetlinkError as error:
-        raise OSError(error.code, os.strerror(error.code), what) from error
+    except Refused as error:
+        raise OSError(error.errno, os.strerror(error.errno or 0), what) from error

@@ -9,8 +9,18 @@ import asyncio
 import contextlib
 import errno
 import socket
+from typing import Final
 
-from pyroute2.netlink import NETLINK_ADD_MEMBERSHIP, NETLINK_LISTEN_ALL_NSID, SOL_NETLINK
+# <linux/netlink.h>, <linux/socket.h>
+NETLINK_ADD_MEMBERSHIP: Final = 1
+NETLINK_LISTEN_ALL_NSID: Final = 8
+SOL_NETLINK: Final = 270
+
+# <linux/rtnetlink.h>
+RTNLGRP_LINK: Final = 1
+RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR = 5, 9
+RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE = 7, 11
+RTNLGRP_IPV4_RULE, RTNLGRP_IPV6_RULE = 8, 19
 
 
 class Hints:

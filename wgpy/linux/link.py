@@ -21,6 +21,7 @@ UDP socket of ours there, so routes that go by it are none of ours.
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -28,15 +29,11 @@ import select
 import socket
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Final, NamedTuple, NoReturn
-
-from pyroute2 import AsyncIPRoute, NetlinkError
-from pyroute2.netlink.rtnl import RTNLGRP_LINK
-from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP
+from typing import Final, NoReturn
 
 from wgpy.errors import LinkDeletedError
-from wgpy.linux.hints import Hints, Pace, readable
-from wgpy.linux.netlink import HeldNetlink, open_netlink
+from wgpy.linux.hints import RTNLGRP_LINK, Hints, Pace, readable
+from wgpy.linux.netlink import LinkState, Netlink
 from wgpy.linux.tun import interface_name
 from wgpy.linux.txqueue import TxQueue
 
@@ -49,17 +46,11 @@ READ_BURST: Final = 8  # reads at once after a time of calm: what one command ca
 _log = logging.getLogger(__name__)
 
 
-class LinkState(NamedTuple):
-    """Administrative state and MTU (bytes) of an interface."""
-
-    up: bool
-    mtu: int
-
-
 class Link:
     """The interface behind a TUN descriptor; the descriptor stays the caller's."""
 
     queue: TxQueue
+    netlink: Netlink  # of the interface's home
 
     def __init__(
         self, tun_fd: int, netlinks: tuple[socket.socket, socket.socket] | None = None
@@ -72,9 +63,8 @@ class Link:
         self._tun_fd = tun_fd
         listening, requests = netlinks or (None, None)
         with contextlib.ExitStack() as stack:
-            self._held = None if requests is None else HeldNetlink(requests)
-            if self._held is not None:
-                stack.callback(self._held.close)
+            self._is_foreign = requests is not None
+            self.netlink = stack.enter_context(contextlib.closing(Netlink(requests)))
             hints = Hints(RTNLGRP_LINK, all_namespaces=True, netlink=listening)
             self._hints = stack.enter_context(contextlib.closing(hints))
             self._home = _namespace_of(hints)
@@ -82,7 +72,7 @@ class Link:
             self._wakes.register(hints, select.EPOLLIN)
             self._stack = stack.pop_all()
         self._deletion_wakes = False
-        self.queue = TxQueue(self._request)
+        self.queue = TxQueue(self._state, lambda length: self.set(queue_len=length))
 
     def close(self) -> None:
         """Listen no more."""
@@ -99,7 +89,7 @@ class Link:
     @property
     def index(self) -> int:
         """Its index where we live, 0 if it is somewhere else or gone."""
-        if self._held is not None:
+        if self._is_foreign:
             return 0
         try:
             with self._namespace() as elsewhere:
@@ -107,21 +97,21 @@ class Link:
         except (OSError, LinkDeletedError):
             return 0
 
-    async def set(self, **attributes: int) -> None:
-        """Set attributes: IFLA_* of if_link.h, in lower case.  Raises OSError."""
-        await self._request("set", **attributes)
+    def set(self, *, mtu: int | None = None, queue_len: int | None = None) -> None:
+        """Set MTU (bytes) or length of its queue (frames), while it is at home.
 
-    def netlink(self) -> Any:
-        """Return a context manager for a netlink socket of the interface's home."""
-        return open_netlink() if self._held is None else self._held.open()
+        Raises OSError, LinkDeletedError.
+        """
+        if self._namespace_id() is not None:
+            raise OSError(errno.ENODEV, "it is in another namespace")  # where netlink only looks
+        self.netlink.set_link(self.name, mtu=mtu, queue_len=queue_len)
 
-    async def has_packet_information(self) -> bool:
+    def has_packet_information(self) -> bool:
         """Tell whether each frame of the TUN has a header before it (tun_pi of if_tun.h).
 
-        Linux before 4.17 does not know.  Raises OSError.
+        Linux before 4.17 does not know.  Raises OSError, LinkDeletedError.
         """
-        (message,) = await self._request("get")
-        return bool(message.get_nested("IFLA_LINKINFO", "IFLA_INFO_DATA", "IFLA_TUN_PI"))
+        return self._state().has_packet_information
 
     async def watch(
         self,
@@ -136,41 +126,31 @@ class Link:
         if not self._hints.everywhere:
             text = "not permitted to listen in all namespaces: in others it looks every %g s"
             _log.info(text, LOOK_INTERVAL_S)
-        before = LinkState(False, 0)
+        up, mtu = False, 0
         pace = Pace(READ_INTERVAL_S, READ_BURST)
         while True:
+            is_here = False
             try:
-                state, is_here = await self._read()
-            except (OSError, NetlinkError):
-                # Moved or renamed under our hands: the hint for that is on its way.
-                state, is_here = before, False
+                namespace_id = self._namespace_id()
+                state = self.netlink.link(self.name, namespace_id)
+            except OSError:
+                pass  # moved or renamed under our hands: the hint for that is on its way
             else:
+                is_here = namespace_id is None
                 self._let_deletion_wake(not state.up)
-            if state.mtu != before.mtu:
-                on_mtu(state.mtu)
-            if state.up != before.up:
-                (on_up if state.up else on_down)()
-            before = state
+                if state.mtu != mtu:
+                    on_mtu(state.mtu)
+                if state.up != up:
+                    (on_up if state.up else on_down)()
+                up, mtu = state.up, state.mtu
             has_hints = is_here or self._hints.everywhere
             await readable(self._wakes.fileno(), None if has_hints else LOOK_INTERVAL_S)
             await asyncio.sleep(pace.wait_s(time.monotonic()))
             self._wakes.poll(0)  # an edge stays reported until it is taken
             self._hints.take()
 
-    async def _request(self, command: str, **attributes: int) -> Any:
-        async with self.netlink() as netlink:
-            try:
-                return await netlink.link(command, **await self._address(netlink), **attributes)
-            except NetlinkError as error:
-                raise OSError(error.code, os.strerror(error.code)) from error
-
-    async def _read(self) -> tuple[LinkState, bool]:
-        """Read the state, and whether the interface is where we live."""
-        async with self.netlink() as netlink:
-            address = await self._address(netlink)
-            (message,) = await netlink.link("get", **address)
-        state = LinkState(bool(message["flags"] & IFF_UP), message.get_attr("IFLA_MTU"))
-        return state, "if_netnsid" not in address
+    def _state(self) -> LinkState:
+        return self.netlink.link(self.name, self._namespace_id())
 
     def _let_deletion_wake(self, wanted: bool) -> None:
         """Watch the TUN itself, because a dying namespace deletes its interfaces without a hint.
@@ -184,15 +164,10 @@ class Link:
             self._wakes.unregister(self._tun_fd)
         self._deletion_wakes = wanted
 
-    async def _address(self, netlink: AsyncIPRoute) -> dict[str, Any]:
-        """Name our interface in a request: the name and, unless it is ours, the namespace."""
-        name = {"ifname": self.name}
+    def _namespace_id(self) -> int | None:
+        """Return the id at home of the namespace that the interface is in, None if that is ours."""
         with self._namespace() as elsewhere:
-            if elsewhere is None:
-                return name
-            with contextlib.suppress(NetlinkError):  # EEXIST: it has an id
-                await netlink.set_netnsid(fd=elsewhere)
-            return name | {"if_netnsid": (await netlink.get_netnsid(fd=elsewhere))["nsid"]}
+            return None if elsewhere is None else self.netlink.namespace_id(elsewhere)
 
     @contextlib.contextmanager
     def _namespace(self) -> Iterator[int | None]:

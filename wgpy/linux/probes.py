@@ -16,12 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pyroute2 import IPRoute, NetlinkError
-from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP
-
 from wgpy.addresses import format_address
 from wgpy.config import Endpoint
-from wgpy.linux.netlink import way_query
+from wgpy.linux.netlink import Netlink, Refused
 from wgpy.linux.sockets import IP_MTU_DISCOVER, IPV6_MTU_DISCOVER
 
 ERROR_WAIT_S: Final = 1.0  # for errors from the way; most come within a round trip
@@ -63,12 +60,12 @@ class Way:
 
 def find_link(name: str) -> Link | None:
     """Return it, None if it is not in this network namespace.  Raises OSError."""
-    with IPRoute() as netlink:
+    with contextlib.closing(Netlink()) as netlink:
         try:
-            (message, *_) = netlink.link("get", ifname=name)
-        except NetlinkError:
+            state = netlink.link(name)
+        except Refused:
             return None
-    return Link(bool(message["flags"] & IFF_UP), message.get_attr("IFLA_MTU"))
+    return Link(state.up, state.mtu)
 
 
 def find_way_out(to: Endpoint, fwmark: int, port: int) -> str | None:
@@ -78,12 +75,11 @@ def find_way_out(to: Endpoint, fwmark: int, port: int) -> str | None:
     """
     if to.scope_id:  # fixes it
         return _name_of(to.scope_id)
-    with IPRoute() as netlink:
+    with contextlib.closing(Netlink()) as netlink:
         try:
-            (route, *_) = netlink.route("get", **way_query(to, port, fwmark))
-        except NetlinkError:
+            return _name_of(netlink.way_out(to, port, fwmark))
+        except Refused:
             return None
-    return _name_of(route.get_attr("RTA_OIF") or 0)
 
 
 def _name_of(index: int) -> str | None:

@@ -30,23 +30,28 @@ import time
 from collections.abc import Callable
 from typing import Final, NoReturn
 
-from pyroute2 import AsyncIPRoute, NetlinkError
-from pyroute2.netlink import rtnl
-
-from wgpy.addresses import format_address
 from wgpy.config import Endpoint
-from wgpy.linux.hints import Hints
-from wgpy.linux.netlink import forget_messages, open_netlink, way_query
+from wgpy.linux.hints import (
+    RTNLGRP_IPV4_IFADDR,
+    RTNLGRP_IPV4_ROUTE,
+    RTNLGRP_IPV4_RULE,
+    RTNLGRP_IPV6_IFADDR,
+    RTNLGRP_IPV6_ROUTE,
+    RTNLGRP_IPV6_RULE,
+    RTNLGRP_LINK,
+    Hints,
+)
+from wgpy.linux.netlink import Netlink, Refused
 from wgpy.ports import Paths
 
 GROUPS: Final = (
-    rtnl.RTNLGRP_LINK,  # IPv4 routes go without a word when their interface goes down
-    rtnl.RTNLGRP_IPV4_IFADDR,
-    rtnl.RTNLGRP_IPV6_IFADDR,
-    rtnl.RTNLGRP_IPV4_ROUTE,
-    rtnl.RTNLGRP_IPV6_ROUTE,
-    rtnl.RTNLGRP_IPV4_RULE,
-    rtnl.RTNLGRP_IPV6_RULE,
+    RTNLGRP_LINK,  # IPv4 routes go without a word when their interface goes down
+    RTNLGRP_IPV4_IFADDR,
+    RTNLGRP_IPV6_IFADDR,
+    RTNLGRP_IPV4_ROUTE,
+    RTNLGRP_IPV6_ROUTE,
+    RTNLGRP_IPV4_RULE,
+    RTNLGRP_IPV6_RULE,
 )
 SETTLE_S: Final = 0.05  # from the first hint of a burst; from a look at loops to the next
 REST: Final = 4  # times what a look took: with many peers and unruly routes, a fifth of the time
@@ -93,40 +98,37 @@ class RouteWatch:
 
     async def look(self) -> None:
         """Judge every path by the present routes.  Raises OSError."""
-        async with open_netlink() as netlink:
+        with contextlib.closing(Netlink()) as netlink:
             for piece in self._device.paths():
                 for slot, path in piece:
-                    await self._check_path(netlink, slot, path)
-                await asyncio.sleep(0)  # most peers may have no source, then nothing waits
-                forget_messages()
+                    self._check_path(netlink, slot, path)
+                await asyncio.sleep(0)
 
     async def look_at_loops(self) -> None:
         """Judge what may be a loop by the present routes.  Raises OSError."""
         own = self._own_interface()
-        async with open_netlink() as netlink:
+        with contextlib.closing(Netlink()) as netlink:
             for slot, endpoint in self._device.loops():
-                interface: int | None = endpoint.scope_id
-                if not interface and await self._check_path(netlink, slot, endpoint):
+                interface = endpoint.scope_id
+                if not interface and self._check_path(netlink, slot, endpoint):
                     interface = endpoint.source_ifindex
                 if not interface:
-                    interface = await self._way_out(netlink, endpoint)
+                    interface = self._way_out(netlink, endpoint)
                 self._device.set_leads_in(slot, endpoint, own != 0 and interface == own)
+                await asyncio.sleep(0)
 
-    async def _check_path(self, netlink: AsyncIPRoute, slot: int, path: Endpoint) -> bool:
+    def _check_path(self, netlink: Netlink, slot: int, path: Endpoint) -> bool:
         """Tell and return whether the path has a source that holds; a zone fixes the interface."""
         if path.scope_id or not path.source:
             return False
-        source = format_address(path.source)
-        holds = await self._way_out(netlink, path, src=source) == path.source_ifindex
+        interface = self._way_out(netlink, path, path.source)
+        holds = interface != 0 and interface == path.source_ifindex
         self._device.allow_source(slot, path, holds)
         return holds
 
-    async def _way_out(self, netlink: AsyncIPRoute, to: Endpoint, **source: str) -> int | None:
-        """Ask by which interface the kernel sends, None if it cannot; src: from this address."""
+    def _way_out(self, netlink: Netlink, to: Endpoint, source: bytes = b"") -> int:
+        """Ask by which interface the kernel sends, 0 if it cannot."""
         try:
-            query = way_query(to, self._device.listen_port, self._device.fwmark)
-            (route,) = await netlink.route("get", **query, **source)
-        except NetlinkError:  # the source is not ours any more, or nothing leads there from it
-            return None
-        interface: int | None = route.get_attr("RTA_OIF")
-        return interface
+            return netlink.way_out(to, self._device.listen_port, self._device.fwmark, source)
+        except Refused:  # the source is not ours any more, or nothing leads there from it
+            return 0

@@ -3,10 +3,10 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable
 
 from wgpy.errors import LinkDeletedError
+from wgpy.linux.netlink import LinkState
 from wgpy.linux.tun import QUEUE_LEN
 
 # More than a quarter of what is taken is dropped: TCP that has too little room loses a percent or
@@ -17,23 +17,13 @@ FLOOD_S, FLOOD_OVER_S = 0.2, 1.0
 _log = logging.getLogger(__name__)
 
 
-class QueueState(NamedTuple):
-    """What became of the frames for the TUN since it was made."""
-
-    taken: int
-    dropped: int  # for want of room
-
-    def is_flooded_since(self, before: "QueueState") -> bool:
-        """Tell whether far more came than could be taken."""
-        return (self.dropped - before.dropped) * FLOOD_SHARE > self.taken - before.taken
-
-
 class TxQueue:
     """The queue of an interface (txqueuelen), each if it has several."""
 
-    def __init__(self, request: Callable[..., Awaitable[Any]]) -> None:
-        """Ask by `request(command, **attributes)` of route netlink, which raises OSError."""
-        self._request = request
+    def __init__(self, read: Callable[[], LinkState], set_length: Callable[[int], None]) -> None:
+        """Look and change by these; both may raise OSError and LinkDeletedError."""
+        self._ask = read
+        self._set_length = set_length
         self._length = QUEUE_LEN  # as we left it
         self._wanted: int | None = 0  # as want() says; None: no more
         self._turned = asyncio.Event()  # something is wanted now and was not, or reversely
@@ -57,15 +47,14 @@ class TxQueue:
         A queue is shortened only in a flood: TCP streams may keep one from being empty, but stop
         before it is full, and to drop of theirs would have them send again what need not be.
         """
-        before: QueueState | None = None
+        before: LinkState | None = None
         while self._wanted is not None:
-            state = await self._read() if self._wanted else None
-            flooded = state is not None and before is not None and state.is_flooded_since(before)
+            state = self._read() if self._wanted else None
+            flooded = state is not None and before is not None and _is_flood(before, state)
             before = state
-            length = self._wanted if flooded else None  # which may be 0 or None by now
-            await self._want_length(length or QUEUE_LEN)
+            self._want_length(self._wanted if flooded else QUEUE_LEN)
             await self._count_drops()
-        await self._want_length(QUEUE_LEN)
+        self._want_length(QUEUE_LEN)
 
     async def _count_drops(self) -> None:
         """Wait as long as that takes, and if nothing is wanted until something is."""
@@ -75,25 +64,27 @@ class TxQueue:
             await asyncio.wait_for(turned, counting_s if self._wanted else None)
         self._turned.clear()
 
-    async def _read(self) -> QueueState | None:
+    def _read(self) -> LinkState | None:
         """Read what became of frames; None if that cannot be had now."""
         try:
-            (message,) = await self._request("get")
+            return self._ask()
         except (OSError, LinkDeletedError):
             return None
-        counters = message.get_attr("IFLA_STATS64")
-        return QueueState(counters["tx_packets"], counters["tx_dropped"])
 
-    async def _want_length(self, length: int) -> None:
+    def _want_length(self, length: int) -> None:
         """Change it if nobody else did: who sets a length knows why."""
         before = self._length
         if length == before:
             return
         try:
-            (message,) = await self._request("get")
-            if message.get_attr("IFLA_TXQLEN") != before:
+            if self._ask().queue_len != before:
                 return
-            await self._request("set", txqlen=length)
+            self._set_length(length)
             self._length = length
         except (OSError, LinkDeletedError) as error:
             _log.info("cannot set the TUN queue's length to %d: %s", length, error)
+
+
+def _is_flood(before: LinkState, after: LinkState) -> bool:
+    """Tell whether far more came than could be taken."""
+    return (after.dropped - before.dropped) * FLOOD_SHARE > after.sent - before.sent
