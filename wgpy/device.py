@@ -8,13 +8,14 @@ C has refused what is cheap to refuse of handshake messages (5.3).  Those that w
 their turn, so that it sees when there are too many.
 """
 
+from __future__ import annotations
+
 import errno
 import logging
-import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from ipaddress import ip_address
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from wgpy.changes import Spread, chunks, in_pieces, refuse_too_many_peers
 from wgpy.config import ZERO_KEY, DeviceChange, DeviceSnapshot, Endpoint, PeerChange
@@ -25,15 +26,15 @@ from wgpy.events import EndpointMoved, Event, PeerAdded, PeerRemoved
 from wgpy.facts import PeerSnapshots, peer_status
 from wgpy.moves import Moves
 from wgpy.notes import Notes
-from wgpy.peer import Peer, PeerServices
+from wgpy.peer import Peer, PeerServices, random_below
 from wgpy.ports import Feature, Handle, OpenSockets, Scheduler, Sockets
-from wgpy.protocol.cookie import cookie_key, mac1_key
 from wgpy.protocol.handshake import Handshake
-from wgpy.protocol.messages import MessageType
-from wgpy.protocol.noise import HandshakeSecrets, RemoteStatic, StaticKey, read_initiation_untrusted
 from wgpy.status import DeviceStatus, PeerStatus
 from wgpy.tallies import Refusals, tallies
 from wgpy.units import NS_PER_S
+
+if TYPE_CHECKING:
+    from wgpy.protocol.noise import HandshakeSecrets, RemoteStatic, StaticKey
 
 # Implementation constants.
 EVENTS_PER_TURN: Final = 64  # handled before others on the control thread have their turn
@@ -56,7 +57,7 @@ class Device:
         tun_features: Feature,
         *,
         wall_clock: Callable[[], int] = time.time_ns,
-        randbelow: Callable[[int], int] = secrets.randbelow,
+        randbelow: Callable[[int], int] = random_below,
         key_log: Callable[[HandshakeSecrets], None] | None = None,
     ) -> None:
         """Start without identity and peers, and down.
@@ -302,6 +303,8 @@ class Device:
         Everything that can fail comes before anything changes, in the first piece.  All pieces must
         be asked for.  Meanwhile others may change the same peers.
         """
+        import wgpy.exchange  # noqa: F401  with cryptography: who is nobody yet does without
+
         refuse_too_many_peers(change, self._peers.keys(), MAX_PEERS)
         bound = self._prepare_sockets(change)
 
@@ -371,6 +374,9 @@ class Device:
         """Take another identity; the same is no change."""
         if private_key == self._private_key:
             return
+        from wgpy.protocol.cookie import cookie_key, mac1_key
+        from wgpy.protocol.noise import StaticKey
+
         self._private_key = private_key
         self._identity = None if private_key == ZERO_KEY else StaticKey(private_key)
         public_key = None
@@ -474,6 +480,9 @@ class Device:
     def _handle_message_untrusted(self, event: MessageEvent, now_ns: int) -> None:
         if self._identity is None:
             raise BadMessage("no private key is set", Refusal.NO_PRIVATE_KEY)
+        from wgpy.protocol.messages import MessageType
+        from wgpy.protocol.noise import read_initiation_untrusted
+
         kind = event.data[0]
         if kind == MessageType.COOKIE_REPLY:
             self._addressee(event).take_cookie(event.data, now_ns)

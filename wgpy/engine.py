@@ -10,12 +10,10 @@ import errno
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wgpy.dataplane.plane import Plane
 from wgpy.device import Device
-from wgpy.diagnosis import examine, in_order
-from wgpy.diagnosis_changes import tell_changes
 from wgpy.errors import DataThreadError, LinkDeletedError
 from wgpy.events import EventHub, EventStream
 from wgpy.linux.boottime import BoottimeScheduler
@@ -23,8 +21,10 @@ from wgpy.linux.routes import RouteWatch
 from wgpy.linux.sockets import rmem_max
 from wgpy.linux.tun import Tun
 from wgpy.ports import Interface, OpenSockets
-from wgpy.protocol.noise import HandshakeSecrets
 from wgpy.status import DeviceStatus, Diagnosis, PeerStatus
+
+if TYPE_CHECKING:
+    from wgpy.protocol.noise import HandshakeSecrets
 
 
 class Engine:
@@ -39,7 +39,7 @@ class Engine:
         tun: Tun,
         link: Interface,
         open_sockets: OpenSockets,
-        key_log: Callable[[HandshakeSecrets], None] | None = None,
+        key_log: "Callable[[HandshakeSecrets], None] | None" = None,
     ) -> None:
         """Begin, on the running loop.  The TUN has a queue for each worker.  Raises OSError."""
         self._plane = plane
@@ -104,6 +104,8 @@ class Engine:
         Others on the loop have their turn while it is put together, so the peers may not all be of
         one moment.
         """
+        from wgpy.diagnosis import examine, in_order
+
         peers: list[PeerStatus] = []
         for piece in self.device.peer_statuses():
             peers += piece
@@ -122,6 +124,8 @@ class Engine:
         What is wrong is told of the interface under this name.  To look for that takes as much as a
         status a second, for each stream.
         """
+        from wgpy.diagnosis_changes import tell_changes
+
         stream = self._hub.listen()
         task = asyncio.create_task(tell_changes(stream, partial(self.status, interface)))
         self._watches.add(task)

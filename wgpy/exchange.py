@@ -4,7 +4,6 @@ What is sent when, and what becomes of it, is the peer's (wgpy.peer).
 """
 
 from collections.abc import Callable
-from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
@@ -23,10 +22,7 @@ from wgpy.protocol.noise import (
     write_response,
 )
 from wgpy.protocol.tai64n import tai64n
-from wgpy.units import NS_PER_S
-
-# Implementation constant, as the Linux kernel has it.
-INITIATION_INTERVAL_NS: Final = NS_PER_S // 50  # a peer's initiations are read at most so often
+from wgpy.protocol.timers import INITIATION_INTERVAL_NS
 
 
 class KeyExchange:

@@ -10,33 +10,35 @@ Unlike the kernel, our own initiation stays open while we answer the peer's: whe
 at once, both sessions come to be, and nobody waits for a retry.
 """
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from wgpy.config import Endpoint, PeerChange
 from wgpy.dataplane.plane import Plane
 from wgpy.dataplane.types import Session
 from wgpy.errors import BadMessage
 from wgpy.events import Event, HandshakeDone
-from wgpy.exchange import INITIATION_INTERVAL_NS, KeyExchange
 from wgpy.keys import format_key
 from wgpy.log import NOTICE
 from wgpy.notes import Notes
 from wgpy.ports import Handle, Scheduler
-from wgpy.protocol.cookie import CookieGenerator
 from wgpy.protocol.handshake import Handshake
-from wgpy.protocol.noise import (
-    HandshakeSecrets,
-    Initiation,
-    RemoteStatic,
-    StaticKey,
-    TransportKeys,
-)
-from wgpy.protocol.timers import REKEY_TIMEOUT_NS, Action, Timers
+from wgpy.protocol.timers import INITIATION_INTERVAL_NS, REKEY_TIMEOUT_NS, Action, Timers
 from wgpy.tallies import Refusals
 from wgpy.units import NS_PER_S
+
+if TYPE_CHECKING:
+    from wgpy.protocol.noise import (
+        HandshakeSecrets,
+        Initiation,
+        RemoteStatic,
+        StaticKey,
+        TransportKeys,
+    )
 
 # Implementation constants, as the Linux kernel has them.
 HANDSHAKE_TOS: Final = 0x88  # AF41: handshakes should get through when data does not
@@ -45,6 +47,13 @@ HANDSHAKE_TOS: Final = 0x88  # AF41: handshakes should get through when data doe
 OWN_INITIATION_INTERVAL_NS: Final = 2 * INITIATION_INTERVAL_NS
 
 _log = logging.getLogger(__name__)
+
+
+def random_below(limit: int) -> int:
+    """Return a random integer from 0 to limit - 1."""
+    from secrets import randbelow  # with hmac and OpenSSL, not before there are peers
+
+    return randbelow(limit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +119,9 @@ class Peer:
 
         `initiated_ns` tells when an initiation may have gone to this peer, before it was removed.
         """
+        from wgpy.exchange import KeyExchange
+        from wgpy.protocol.cookie import CookieGenerator
+
         self.initiated_ns = initiated_ns
         self.public_key = public_key
         self.handshake = Handshake.IDLE

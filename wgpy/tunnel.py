@@ -179,7 +179,8 @@ class Tunnel(Embedded):
         self, stack: contextlib.AsyncExitStack, starting: "asyncio.Future[None]"
     ) -> None:
         """Join network and engine.  What is imported here takes longer than to make the network."""
-        import wgpy.engine  # noqa: F401  which is most of it
+        import wgpy.engine
+        import wgpy.exchange  # noqa: F401  which are most of it
         from wgpy.linux.addressing import equip
         from wgpy.linux.link import Link
         from wgpy.linux.sockets import open_sockets

@@ -17,9 +17,9 @@ from sim.network import SimNetwork
 from wgpy.config import ZERO_KEY, AllowedIP, DeviceChange, Endpoint, PeerChange
 from wgpy.dataplane.types import Session
 from wgpy.device import Device
-from wgpy.exchange import INITIATION_INTERVAL_NS
 from wgpy.ports import Feature
 from wgpy.protocol.noise import StaticKey
+from wgpy.protocol.timers import INITIATION_INTERVAL_NS
 
 EPOCH_NS = 1_700_000_000 * S
 KEYPAIRS = 3  # current, previous, next

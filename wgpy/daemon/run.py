@@ -19,9 +19,8 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from wgpy.daemon.key_log import KeyLog
 from wgpy.daemon.logs import Log, Sink, Stream, background_sink, foreground_sink
 from wgpy.daemon.options import Options
 from wgpy.daemon.process import (
@@ -43,8 +42,11 @@ from wgpy.linux.sockets import open_sockets
 from wgpy.linux.tun import DEFAULT_MTU, Tun, adopt_tun, open_tun
 from wgpy.listeners import Access, Listeners, open_listeners, serve
 from wgpy.log import NOTICE
-from wgpy.protocol.noise import HandshakeSecrets
 from wgpy.uapi.socket_file import DIRECTORY, adopt_socket
+
+if TYPE_CHECKING:
+    from wgpy.daemon.key_log import KeyLog
+    from wgpy.protocol.noise import HandshakeSecrets
 
 SYSLOG = Path("/dev/log")
 LOG_FILE = DIRECTORY / "wgpy.log"  # in the background, where nothing else takes the log
@@ -59,7 +61,7 @@ class Means(NamedTuple):
     tun: Tun
     link: Link
     listeners: Listeners
-    key_log: Callable[[HandshakeSecrets], None] | None
+    key_log: "Callable[[HandshakeSecrets], None] | None"
 
 
 def run(options: Options) -> None:
@@ -156,9 +158,11 @@ def _open_tun(options: Options) -> Tun:
         raise StartError(why_no_interface(name, error)) from error
 
 
-def _open_key_log(stack: contextlib.ExitStack, options: Options) -> KeyLog | None:
+def _open_key_log(stack: contextlib.ExitStack, options: Options) -> "KeyLog | None":
     if options.key_log is None:
         return None
+    from wgpy.daemon.key_log import KeyLog
+
     try:
         return stack.enter_context(contextlib.closing(KeyLog(Path(options.key_log))))
     except OSError as error:

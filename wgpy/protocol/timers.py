@@ -28,6 +28,7 @@ MAX_RETRIES: Final = REKEY_ATTEMPT_TIME_S // REKEY_TIMEOUT_S
 # Implementation: what the Linux kernel adds to REKEY_TIMEOUT, so that two peers that collided once
 # do not collide for ever.
 JITTER_NS: Final = NS_PER_S // 3
+INITIATION_INTERVAL_NS: Final = NS_PER_S // 50  # a peer's initiations are read at most so often
 
 
 class Stamps(Protocol):
