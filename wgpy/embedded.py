@@ -132,6 +132,7 @@ class Embedded(ABC):
         """Open all; close it in the reverse order when it ends."""
         async with contextlib.AsyncExitStack() as stack:
             await self._assemble(stack)
+            await self._finder.looked()  # what connects first would find no host to send to
             ready.set_result(None)
             try:
                 return await self._engine.until_end()

@@ -30,6 +30,7 @@ RETRY_S: Final = 2  # until the next lookup after one that failed; twice as long
 CANDIDATES_MAX: Final = 16  # of a name; whoever answers for it may tell more
 # At once, so that the loop's own pool of five threads or more is never taken as a whole.
 LOOKUPS_MAX: Final = 4
+FIRST_WAIT_S: Final = 1.0  # who enters a tunnel waits for its names
 
 _ANSWERED: Final = (Handshake.ESTABLISHED, Handshake.RESPONDED)
 
@@ -201,6 +202,11 @@ class EndpointFinder:
         self._step(public_key)
         if self._timer is None:
             self._arm()
+
+    async def looked(self) -> None:
+        """Wait for the lookups that go on, for FIRST_WAIT_S at most."""
+        if self._lookups:
+            await asyncio.wait(self._lookups.values(), timeout=FIRST_WAIT_S)
 
     def forget(self, public_key: bytes) -> None:
         """Look for that peer no more; nothing happens if nobody did."""
