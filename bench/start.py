@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench.config import INTERFACE, daemon, milliseconds, set_link
+from bench.config import INTERFACE, daemon, set_link
 from bench.lab import Implementation, LabError, random_key, run, usage_of
+from bench.requests import milliseconds
 
 Figures = dict[str, float]
 
