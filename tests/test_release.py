@@ -47,6 +47,12 @@ def test_the_sdist_has_all_that_git_knows_and_nothing_else(tmp_path: Path) -> No
     assert {name for name in found if not MADE.fullmatch(name)} == set(names)
 
 
+def test_the_debian_package_is_of_the_version_that_is_here() -> None:
+    (version,) = re.findall('^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.M)
+    packaged, *_ = re.findall(r"^wgpy \((.+)-", (ROOT / "debian/changelog").read_text(), re.M)
+    assert packaged == version
+
+
 @pytest.mark.parametrize(
     ("command", "refusal"),
     [
