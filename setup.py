@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What pyproject.toml cannot say: the cffi modules, and files that are not Python's."""
 
 from glob import glob

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Measures wgpy beside its peers, alternating; writes what docs/ and the README show of it.
 
 A topology of its own: two network namespaces, a cable, a tunnel; more beside them for what is

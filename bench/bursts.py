@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Sends bursts of datagrams, which somebody else works off.
 
 python -m bench.bursts ADDRESS PORT COUNT [KEY]

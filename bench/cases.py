@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What is measured on a tunnel, and how.
 
 A case gives figures by name; the units are in the names.  GB means 1e9 bytes of payload, without

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The chart: one panel for each kind of figure, one bar for each implementation."""
 
 from collections.abc import Sequence

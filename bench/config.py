@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What control costs: configuration, its memory, handshakes; wgpy beside wireguard-go.
 
 `scripts/bench-config` runs this alone in new network, mount and process namespaces, so all that a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a second core is worth for one peer, one way: two threads on two cores against one on one.
 
 Each case brings up tunnels of its own beside the one that it is given.  On two cores there is none

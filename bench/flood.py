@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Sends UDP as fast as one core can, many datagrams per system call, and waits for no answer.
 
 python -m bench.flood ADDRESS SECONDS

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Handshakes as a daemon's peers see them: how many are answered, who waits beside silent ones.
 
 For bench.config, in its namespaces.  The peers are sockets here, on loopback addresses, and their

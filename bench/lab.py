@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Implementations of WireGuard, and the processes that they run as."""
 
 import base64

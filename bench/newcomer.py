@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A peer that wants a handshake, as any implementation would: prints the seconds that it took.
 
 python -m bench.newcomer ADDRESS PORT RESPONDER_KEY < PRIVATE_KEY

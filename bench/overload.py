@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Holds a daemon to a part of a core, by the cgroup controller "cpu" of either version."""
 
 import contextlib

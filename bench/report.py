@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Samples -> medians, ratios, targets, and the Markdown that tells of them.  No I/O."""
 
 import statistics

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What small requests cost among many peers, and who waits while something big goes on.
 
 For bench.config, in its namespaces.  A wait is what one more client sees that asks for nothing (an

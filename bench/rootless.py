@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Ways into a tunnel without privileges: TCP through each of them, both directions.
 
 `scripts/bench-rootless` runs this alone in new network, mount and process namespaces.  At the other

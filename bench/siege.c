@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Sends handshake messages at a steady rate from many source addresses.
  *
  *   siege ADDRESS PORT FIRST_SOURCE SOURCES RATE SECONDS < MESSAGES

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Floods of handshake messages: what they cost a tunnel, and whether a new peer still gets in.
 
 Two network namespaces and a tunnel between them, as in scripts/bench.  From 250 addresses beside a,

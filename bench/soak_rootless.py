@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Tunnels without privileges for minutes: is memory flat, is anything left?  scripts/soak-rootless.
 
 Three tunnels of this process are the peers of three of `wgpyctl exec`, whose commands open a

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Micro-benchmarks of the packet path's stages, one after the other in one thread:
  *
  *   stages AEAD ROUNDS [STAGE...]

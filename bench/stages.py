@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Builds and runs stages.c: what each stage of the packet path costs per packet.
 
 Nanoseconds need a quiet machine.  Instructions, counted by callgrind, repeat exactly for one

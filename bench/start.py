@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What it takes to start, and what is resident then: installations of wgpy, one beside the other.
 
 `scripts/bench-start` runs this alone in new network, mount and process namespaces.  The

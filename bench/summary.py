@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The tables of docs/speed.md and the README: medians alone, a line for what belongs together."""
 
 from collections.abc import Iterable, Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Two hosts on a cable, each a network namespace, and a tunnel between them.
 
 Everything is a context manager that leaves nothing behind, whatever happens inside.  Daemons stay

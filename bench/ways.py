@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The ways that a stream can take: from one host to the other, and through them as gateways.
 
 Each makes what it needs beside a tunnel that is up, and takes it away again.

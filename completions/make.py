@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Writes the completions of wgpyctl for bash, zsh and fish, by shtab: python completions/make.py.
 
 They are made here and not at installation, so that shtab is for developers alone; tests/ctl sees to

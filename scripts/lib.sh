@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 # shellcheck shell=bash
 # Shared by the scripts in this directory (bash): what a machine needs, and the virtual environment.
 #

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Directed arrows between parts, as the layering tests draw them."""
 
 from collections.abc import Mapping

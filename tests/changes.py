@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The fields of changes by name, for helpers that make a change of keyword arguments."""
 
 from typing import TypedDict

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What every test runs under; fixtures belong to the directories that use them."""
 
 import signal

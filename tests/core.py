@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The copy of the C core that tests run, in the place of wgpy.dataplane._core.
 
 It is the checkout's, with doors to what Python has no business with (dataplane/doors.h) and with

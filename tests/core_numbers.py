@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The numbers of api.h that tests alone need, by the names of the paper where it has one."""
 
 from typing import Final

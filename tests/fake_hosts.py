@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Whole devices over fake data planes, a fake clock and a fake network."""
 
 from collections.abc import Callable

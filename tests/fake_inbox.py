@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The inbox of events of FakePlane, in the order of events.c."""
 
 from collections import deque

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What FakePlane keeps of a peer and of a session."""
 
 from dataclasses import dataclass, field

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A data plane without C.
 
 FakePlane keeps what the C data plane promises in api.h, simply: one list for each thing.  Transport

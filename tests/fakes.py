@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A world in one thread: a clock, a loop, a network and sockets.  fake_plane.py joins in."""
 
 import errno

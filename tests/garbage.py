@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What nobody frees but a collector, which tests of memory do without."""
 
 import gc

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Devices with the real data plane, over loopback; a socket pair stands for each TUN.
 
 Time is real, but for the jumps that a test makes.  Nobody sleeps: `until` serves the devices until

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a device tells of itself, for tests."""
 
 from collections import Counter

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A configuration socket that is served in the test's own process, and its clients."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Made-up statuses that a socket serves as a daemon does, and a made-up wg."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Statuses of all kinds, for tests that hold whatever the status."""
 
 from collections.abc import Mapping

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A command on a terminal of a given size, and what is on the screen of it."""
 
 import fcntl

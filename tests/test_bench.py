@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What the benchmark makes of its samples, and of the output of the tools that it runs."""
 
 import itertools

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Whom the benchmark finds to measure wgpy beside, and what scripts/bench builds for that."""
 
 import subprocess

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What is made of the figures of ways into a tunnel."""
 
 import sys

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The thread in which a blocking tunnel lives, with a tunnel that is none."""
 
 import asyncio

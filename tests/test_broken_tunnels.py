@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Two devices over loopback: what is broken is told by whom it concerns, until it is mended."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What the environment says of the build, as far as that goes without a compiler."""
 
 import pytest

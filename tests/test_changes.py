@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Work in pieces: all of it is done, in order, and others have their turns in between."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A checkout: whatever its path, nothing in it is changed by its use, and it says what it lacks."""
 
 import os

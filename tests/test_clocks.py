@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Wall clocks that are far off, and that jump: handshakes go on, and wg can read the times."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Comments that the house rules ask for."""
 
 import re
@@ -13,6 +14,10 @@ CODE = [
     if path.suffix in {".py", ".c", ".h"} and path.stem not in ("_core", "_relay")
 ]
 C = [path for path in CODE if path.suffix != ".py"]
+FOLDERS = (".ci", "bin", "scripts", "systemd")  # of nothing but source
+LICENSED = [*CODE, *(path for name in FOLDERS for path in sorted((ROOT / name).iterdir()))]
+SPDX = re.compile(r"^(?:#|/\*) SPDX-License-Identifier: MIT(?: \*/)?$", re.M)
+SPDX_WITHIN = 2  # lines, of which the first may be what the kernel or a shell looks for
 
 RULE = re.compile(r"^ *(?:#|/\*) ?-{3,}.*", re.M)
 TITLE = re.compile(r" *(?:# ---- \S.* ----|/\* ---- \S.* ---- \*/)")
@@ -51,3 +56,8 @@ def test_a_rule_is_a_bare_title_in_one_short_line() -> None:
     rules = [rule for path in CODE for rule in RULE.findall(path.read_text())]
     assert rules, "there are some"
     assert [r for r in rules if not TITLE.fullmatch(r) or len(r) > TITLE_MAX] == []
+
+
+def test_every_file_of_the_source_says_its_licence() -> None:
+    heads = {path: "\n".join(path.read_text().splitlines()[:SPDX_WITHIN]) for path in LICENSED}
+    assert [path for path, head in heads.items() if not SPDX.search(head)] == []

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A change that asks for what cannot be is never made."""
 
 import errno

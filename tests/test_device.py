@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Load and requests, as a whole device takes them; see fake_hosts.py."""
 
 import errno

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The link, as a whole device takes it; see fake_hosts.py."""
 
 import logging

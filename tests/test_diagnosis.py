@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Each diagnosis is made of its facts, and of nothing less, older or refuted."""
 
 import errno

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What documents name is there: links, files, functions, log lines, variables, the version."""
 
 import errno

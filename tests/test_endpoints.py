@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Endpoints that are names: what is looked up and tried, and when."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What ends an engine, and what it leaves behind."""
 
 import asyncio

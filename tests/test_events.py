@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What programs are told, and what becomes of those who do not listen; see fake_hosts.py."""
 
 import asyncio

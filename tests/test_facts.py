@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a device tells of itself and its peers; see fake_hosts.py."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Where a handshake stands, as the table of ARCHITECTURE has it; see fake_hosts.py."""
 
 import pytest

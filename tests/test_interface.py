@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What an interface of the system leads into itself, and what it refuses to be."""
 
 from ipaddress import ip_interface, ip_network

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """How tests/interop records what came of its cases, and the table that is made of it."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """scripts/kernel-vm, as far as it goes without starting a machine."""
 
 import subprocess

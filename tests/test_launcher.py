@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The commands `wgpy` and `wgpyctl`, which root runs: no code is from where the caller says."""
 
 import os

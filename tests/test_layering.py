@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Imports go down the levels of ARCHITECTURE.md; only plane.py touches the C core."""
 
 import ast

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The sockets of an interface's clients, from when they are opened until they are served."""
 
 import asyncio

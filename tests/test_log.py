@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What happens, told at info: not more of it than a log can bear."""
 
 import logging

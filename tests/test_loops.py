@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a device does about a peer whose messages come back into the tunnel; see fake_hosts.py."""
 
 import logging

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The manual pages: well-formed, and they say all that the commands know and nothing else."""
 
 import ast

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What two devices do about their handshakes; see fake_hosts.py."""
 
 import errno

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What two devices do as time goes by, with timers and sessions; see fake_hosts.py."""
 
 from collections import Counter

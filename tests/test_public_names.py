@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a program may use, and what it pays for that."""
 
 import subprocess

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a release consists of, as far as that goes without building it: scripts/wheel does."""
 
 import os

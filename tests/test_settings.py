@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Tunnels as typed data, and what a file of wg-quick makes of them."""
 
 import doctest

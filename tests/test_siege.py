@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What scripts/flood sends, and what it makes of its samples."""
 
 import socket

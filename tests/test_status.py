@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a status holds, and what it never does."""
 
 import contextlib

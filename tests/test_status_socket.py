@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The status socket: what clients get, and what those who mean no good cost."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """scripts/suite and who calls it, as far as that goes without fetching a system."""
 
 import subprocess

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Two devices with the real data plane, over loopback (see loopback.py)."""
 
 import socket

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Files of wg-quick: what each line says, and what is wrong with it."""
 
 from base64 import b64encode

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Waiting on an event loop for what comes true there."""
 
 import asyncio

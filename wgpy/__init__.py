@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """wgpy: a userspace WireGuard for Linux.
 
 What a program may use is in __all__; each name is loaded when it is first asked for.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """`python -m wgpy` is `wgpy`."""
 
 import os

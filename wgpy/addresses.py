@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Addresses, endpoints and prefixes as text: as wg shows them, and back.
 
 What parses raises ValueError or OSError for what is none.

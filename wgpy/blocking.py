@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A tunnel for programs without an event loop: whoever asks it waits for the answer.
 
     with connect("home.conf") as tunnel:

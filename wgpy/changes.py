@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Work on very many peers or prefixes in pieces, after each of which others have their turn."""
 
 import errno

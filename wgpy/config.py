@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What can be asked of a device, and what it answers: plain frozen data, no behaviour.
 
 Keys are 32 raw bytes and never show in a repr.  In a change, None means "leave as it is"; there is

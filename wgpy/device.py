@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The device: who we are, who the peers are, and what happens to them.
 
 One way in for each thing: `configure` for requests, `snapshot` for questions of configuration,

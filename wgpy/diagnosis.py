@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What is wrong with an interface, in words: from one status of it, without I/O and clock.
 
 WireGuard is silent to strangers, so from one side much looks alike: a sentence names all that it

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What has gone wrong or is mended, for whoever listens to events: found by looking each second."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The life of an interface inside a program, whether it is private or the system's.
 
 It is opened, runs, and ends by one path, whatever the cause: closed, deleted, or a dead data

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Where peers are whose endpoints are names: looked up, tried in turn, and looked up again.
 
 A name is looked up at start, and again when handshakes went unanswered for SILENCE_S, as by the

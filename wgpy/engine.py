@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A tunnel in motion: data plane, device, interface and routes joined on one event loop.
 
 Whoever has a plane and a TUN with its link makes a tunnel of them with this, whether as a daemon or

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Every error that is ours.  What the system refuses stays an OSError."""
 
 import enum

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What happens on an interface, for programs: plain frozen data, and the streams that carry it.
 
 A stream holds EVENTS_WAITING of them.  Whoever is slower than that loses the oldest, and is told

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The cryptographic half of a peer's handshakes: identities, timestamps, the open initiation.
 
 What is sent when, and what becomes of it, is the peer's (wgpy.peer).

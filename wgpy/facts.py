@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What is to be shown of a peer, out of what Python and the data plane know of it."""
 
 from collections.abc import Collection, Iterator, Sequence

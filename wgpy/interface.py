@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """An interface of the system inside a program, as the command wgpy makes one.
 
 It needs no daemon beside it, and ends with the program.

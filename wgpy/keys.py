@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Keys as text, as wg writes them, and back."""
 
 from base64 import b64decode, b64encode

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The sockets of an interface of the system: one by which wg configures it, one that tells of it.
 
 They are opened before there is a loop or an engine, for a daemon forks in between.

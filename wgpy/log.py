@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What the log of Python lacks: a level, and a limit for what others can cause."""
 
 import logging

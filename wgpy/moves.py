@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Tells where peers went, of each once a second at most.
 
 The data plane says of a peer once that it moved, and not again before it is asked to.  So one that

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What happens to handshakes and peers, for whoever reads the log at info."""
 
 import logging

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """One peer: its keys, its handshake and its timers.  Packets, sessions and counters are in C.
 
 A handshake message of ours opens the way at most once per REKEY_TIMEOUT: `gate`, which C knows too,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a device needs from the platform, and a platform's part from a device: Protocols only.
 
 wgpy.linux fills them for Linux, tests fill them with fakes.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A command in a tunnel, as asyncio has its subprocesses."""
 
 import asyncio

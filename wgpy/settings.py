@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a tunnel of a program is to be: typed data, made by hand or from a file of wg-quick.
 
 A file is taken by these rules, for no private namespace has more, and wgpy runs no command of a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What can be seen of an interface and its peers: plain frozen data, its form as JSON, and back.
 
 No private or preshared key has a place in it.  Times are ages in seconds before the status was

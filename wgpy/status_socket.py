@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The status socket: whoever connects is told how the interface is, at once and then once a second.
 
 Nothing is ever read from a client, so there is no request to be hostile with.  A client gets a

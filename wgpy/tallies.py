@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """How often something was dropped or refused, and why: from whatever counts it to what is shown."""
 
 from collections.abc import Iterable

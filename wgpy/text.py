@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Text that may be shown."""
 
 import errno

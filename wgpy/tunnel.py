@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A tunnel that is a program's own: no privilege, no interface of the system, no change of it.
 
 Its network is a namespace with a keeper (wgpy.linux.namespace); the kernel's own TCP/IP serves it,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Nanoseconds are what clocks count in here."""
 
 from typing import Final

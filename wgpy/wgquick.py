@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Files of wg-quick(8) and wg(8): which lines they may have, and what those say.
 
 A line is read as those two read it: wg passes over every blank of its keys, wg-quick only those

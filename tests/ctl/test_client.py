@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What asks for a status, and daemons that are none."""
 
 import json

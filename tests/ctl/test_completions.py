@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The completions that are checked in: current, and taken by each shell that is here."""
 
 import importlib.util

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """`wgpyctl doctor CONF`: what is wrong with a file of wg-quick before it is up."""
 
 import os

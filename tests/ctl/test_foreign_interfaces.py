@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Interfaces that are not wgpy's, by what `wg show NAME dump` tells of them."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """`wgpyctl metrics`: read by Prometheus's own parser."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """`wgpyctl status` answers at once: it loads nothing that only other commands take."""
 
 import json

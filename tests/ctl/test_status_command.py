@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """`wgpyctl status`: what it prints, and how it ends."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """`wgpyctl watch`: its screens, as a terminal shows them."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Command line and environment."""
 
 import grp

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """WGPY_KEYLOG: a file of secrets, and nobody else's."""
 
 import base64

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The log: whoever logs never waits, whoever reads late hears how much is missing."""
 
 import fcntl

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The process and its way to the background."""
 
 import errno

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a daemon that cannot start says, as far as that goes without an interface."""
 
 import errno

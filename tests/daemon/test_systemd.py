@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """sd_notify by a socket of our own."""
 
 import os

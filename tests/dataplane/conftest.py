@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Fixtures for tests in which the kernel answers as they say."""
 
 from collections.abc import Iterator

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Doors to the stages of the core, and to a device: see doors.h. */
 #include <errno.h>
 #include <limits.h>

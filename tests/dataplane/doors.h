@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What tests may do to the core.  This file is also a cdef, as api.h is (core.py): what it declares
  * of the core's own functions the compiler compares with their headers in doors.c. */
 #ifndef WGPY_DOORS_H

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The other ends of what a running plane borrows."""
 
 import socket

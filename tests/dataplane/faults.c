@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Stands between the core and the kernel, for core.py links with --wrap: before each call the
  * test's hook says how the kernel answers it (faults.py). */
 #include <errno.h>

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What the kernel answers to the core, as a test says (faults.c)."""
 
 from collections.abc import Callable, Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Builds, splits and checks IP packets in plain Python, and calls the C stages on them.
 
 Nothing here shares arithmetic with the C code: the checksum is a remainder of one big integer.

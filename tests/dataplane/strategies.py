@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Hypothesis strategies: super-packets as the TUN gives and takes them."""
 
 import random

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """aead.c against RFC 8439, against another implementation, and its backends against each other."""
 
 import errno

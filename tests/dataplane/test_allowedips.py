@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """allowedips.c against a model: a dictionary of networks, searched by the ipaddress module."""
 
 import ctypes

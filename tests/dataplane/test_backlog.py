@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """backlog.c: a receive buffer as deep as what is handled in a short time."""
 
 import errno

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """How large batches get: datagrams of one send, packets of one receive."""
 
 import socket

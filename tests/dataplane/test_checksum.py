@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """checksum.c against the same sum as a remainder of one big integer."""
 
 import random

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """When the socket buffer fills, the peer that fills it waits, then yields; others are served."""
 
 import errno

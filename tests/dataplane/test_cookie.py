@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """cookie.c and the admission of handshake messages, through a running plane under load."""
 
 import socket

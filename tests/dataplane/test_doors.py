@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What tests do to the core they do to a copy of their own (core.py)."""
 
 import subprocess

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """events.c: in which order control hears of what waits, and that nothing waits for ever."""
 
 from collections.abc import Callable, Iterable, Iterator

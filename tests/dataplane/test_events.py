@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """events.c: what data threads tell control, through a running plane and its eventfd."""
 
 from collections.abc import Iterator

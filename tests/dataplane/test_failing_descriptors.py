@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Descriptors that fail: only one that is gone ends a data thread, and none takes a core."""
 
 import errno

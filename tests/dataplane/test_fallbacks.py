@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What the core does when the kernel refuses, or does half; no kernel here does so by itself."""
 
 import errno

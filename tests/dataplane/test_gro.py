@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """gro.c: packets become frames for the TUN, and splitting those gives the packets back."""
 
 import errno

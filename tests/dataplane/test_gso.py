@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """gso.c: frames from the TUN become the packets they stand for."""
 
 import errno

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """icmp.c: what the host hears about packets that have nowhere to go, read from the plane's TUN."""
 
 import socket

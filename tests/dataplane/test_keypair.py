@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """keypair.c: the replay window, the index table and the rotation of keypairs."""
 
 import errno

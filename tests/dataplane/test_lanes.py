@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Several threads each way for one worker: what they carry side by side stays in order."""
 
 import errno

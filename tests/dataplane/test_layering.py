@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The files of the C core include and call downward only, and few of them know Linux."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """loops.c: what we sent to a peer comes out of the TUN, to be sent to that peer once more.
 
 And what comes of the word of control that it does.

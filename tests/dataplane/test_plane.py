@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """plane.py: the life cycle of the device and its threads, and what crosses the border to C."""
 
 import errno

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """ratelimiter.c: a token bucket per source, in memory that never grows."""
 
 from typing import Final

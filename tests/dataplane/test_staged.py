@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Packets that wait for a session cost bounded memory: of each peer, and of all together."""
 
 import time

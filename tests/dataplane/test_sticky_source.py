@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """From which address a message leaves; a host has more than one on its loopback interface."""
 
 import socket

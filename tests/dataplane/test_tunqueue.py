@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """tunqueue.c: a queue of the TUN as long as what is handled in a short time."""
 
 import errno

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """turnstile.c: threads that work side by side take and give in turns."""
 
 import threading

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Several data threads per direction: flows keep their order and their queue of the TUN."""
 
 import socket

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A running plane whose TUN and socket the test holds the other ends of."""
 
 import hashlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What the tests here have in common."""
 
 from collections.abc import Iterator

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A device with the real data plane against a peer written by hand, over loopback.
 
 What must not happen is shown by what happens next: a counter of the data plane tells that the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A peer written by hand: it speaks the wire format (5.4) and keeps none of the rules.
 
 Nothing of wgpy is in it: the handshake is an independent implementation of Noise, the rest is

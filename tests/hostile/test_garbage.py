@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What is no message, or not the peer's: forged, cut off, made up."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Marks of congestion on the way through the tunnel (RFC 6040)."""
 
 import socket

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What is told of a peer that moves, by the real data plane."""
 
 import pytest

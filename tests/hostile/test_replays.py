@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What comes late, twice, or from elsewhere."""
 
 import pytest

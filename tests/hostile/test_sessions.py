@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """How sessions with a hostile peer begin, follow each other and end."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What is told of packets that were dropped and messages that were refused: why, and what about."""
 
 import errno

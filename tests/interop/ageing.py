@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Sessions that grow old while other tests run."""
 
 import threading

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A look at the datagrams that pass the router."""
 
 import socket

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Fixtures for meetings with other implementations, and a record of how they went.
 
 Each test takes place once for every implementation: WireGuard of the Linux kernel (also in a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What the tests share: wgpy and another implementation, with wgpy on the left."""
 
 import itertools

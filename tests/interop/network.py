@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Two hosts with a router between them.
 
 Everything is run by one process: sockets are opened, and tools started, by short-lived threads that

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Writes docs/interop.md: how wgpy and other implementations get on, out of recorded test runs.
 
 usage: scripts/interop-table [DIRECTORY]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A tunnel comes to be, whoever begins; and again after a restart."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A host that is flooded asks for cookies, and lets in who brings them."""
 
 from collections.abc import Iterator

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Addresses change, and routers translate them."""
 
 import time

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A machine that was suspended does at once what fell due meanwhile.
 
 No machine is suspended but one that was made for that: scripts/kernel-vm --in-memory.  The host's

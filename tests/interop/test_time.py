@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What sessions do by themselves as they age.  No clock is advanced: kernels have none to set."""
 
 import itertools

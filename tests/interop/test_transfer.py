@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What is sent arrives, unharmed, while settings change and links misbehave."""
 
 from collections.abc import Callable, Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What others see on the way."""
 
 import socket

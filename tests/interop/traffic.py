@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What is sent through tunnels and at them."""
 
 import base64

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """WireGuard interfaces by any implementation, and which implementations there are."""
 
 import base64

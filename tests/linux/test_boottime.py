@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Timers by a real timerfd, on a real loop, in milliseconds."""
 
 import asyncio

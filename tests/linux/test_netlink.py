@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Requests of route netlink: what the kernel answers, and what else may come over the socket."""
 
 import errno

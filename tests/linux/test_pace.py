@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """How often somebody looks: at once after calm, at a steady rate in a storm of hints."""
 
 from hypothesis import given

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Which sticky sources hold, by the routes of the loopback interface, which every host has."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The pair of UDP sockets, on loopback."""
 
 import errno

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """When the TUN's queue is shortened, and when it has its length back."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Two daemons that log all that they do, and tunnels between them broken in one way each.
 
 A way to break one is a function of both hosts: here it is seen or caused, there is the other.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A wall clock of its own for a command, which a test can set."""
 
 import os

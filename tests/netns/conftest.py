@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Fixtures for tests with real interfaces, in namespaces of a test's own or of a module's."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Two gateways with a tunnel, and a host behind each."""
 
 from collections.abc import Callable, Iterator

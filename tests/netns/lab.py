@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Two hosts on a cable, each a network namespace, and the real tools in them."""
 
 import base64

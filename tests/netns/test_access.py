@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Who may configure the interface, and who may look into the daemon."""
 
 import subprocess

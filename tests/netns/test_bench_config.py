@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """scripts/bench-config, small: all figures are there, and nothing of it stays."""
 
 import json

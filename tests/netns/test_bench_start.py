@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """scripts/bench-start, of two installations: each figure is there, and nothing of it stays."""
 
 import subprocess

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The ways that the benchmark's streams take: they are what they are called, and nothing stays."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What docs/differences.md says of wgpy and wireguard-go, shown on both.
 
 The wireguard-go is the one that is installed (Debian's).  A row in which it caught up fails,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A bridge with containers on it; netfilter sees what crosses it, and tracks connections."""
 
 import re

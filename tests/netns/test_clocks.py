@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A wall clock that somebody sets while the tunnel is in use, seen by the daemon and by wg."""
 
 import shutil

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """wgpy in a container, as engines make them: namespaces, capabilities, a filter of system calls."""
 
 import subprocess

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The daemon's life: what holds when its caller goes on, and everything that ends it."""
 
 import errno

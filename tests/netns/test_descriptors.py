@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What the caller left open or closed, and how many descriptors it lets a process have."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A tunnel broken in one way is explained on the side that can know it, and nothing else is said.
 
 Two real daemons, each seen through its status socket, and at last by wgpyctl as a user who is not

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """`wgpyctl doctor` and `status` beside a real daemon, with faults around it."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """README and manual page, typed as they are written by somebody who has nothing of wgpy yet.
 
 The root directory is this host's, but for wgpy: a layer on top takes all that is written, and is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A gateway: UDP of what is behind the hosts goes through the tunnel, whole or in fragments."""
 
 from collections.abc import Iterator

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A gateway: streams of what is behind the hosts go through the tunnel."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Devices and sockets that somebody else made, to be handed over or to be found."""
 
 import sys

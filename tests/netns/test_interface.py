@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """wgpy.Interface: an interface of the system that a program has, and how that ends."""
 
 import subprocess

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Anybody who knows a public key can send initiations with a right mac1, and nothing else of it."""
 
 import subprocess

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """WGPY_KEYLOG: with it, and without anything else, tshark reads what went over the cable."""
 
 import os

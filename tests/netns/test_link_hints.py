@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A storm of changes of other interfaces: the link is looked at rarely, and its last state seen."""
 
 import sys

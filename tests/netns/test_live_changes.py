@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Changes while the tunnel is in use: of settings, of the link, and of the host around it."""
 
 import re

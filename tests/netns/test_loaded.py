@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a daemon has loaded when it is ready: all of it is time of a start, and memory for ever."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Logs that nobody reads, and places without any: nothing waits, and nothing is lost unsaid."""
 
 import fcntl

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A tunnel within another: wgpy in wgpy, VXLAN in wgpy, wgpy in VXLAN."""
 
 from collections.abc import Callable, Iterator

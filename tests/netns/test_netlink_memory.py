@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Links and routes that change for ever: their messages are freed though the collector is off."""
 
 import sys

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A flood meets a daemon that gets a small part of a core, and leaves no backlog behind."""
 
 import json

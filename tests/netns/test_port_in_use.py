@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A listen port that somebody else has: it is told, and the port is taken when it is free."""
 
 import subprocess

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Gateways whose ports make lists of packets, or super-packets, of what comes in one by one."""
 
 from collections.abc import Iterator

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """With no more privileges than containers and supervisors give: what works, and what gives way."""
 
 import signal

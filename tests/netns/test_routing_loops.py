@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The route to a peer's endpoint leads into the tunnel that is to carry packets to it."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Under a service manager: what it hears, what goes to its journal, and our unit for systemd."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A hub has one peer behind a slow link that is overloaded, and one on a free link."""
 
 import os

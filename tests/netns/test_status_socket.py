@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The status socket of a real daemon: who may look, what stands in its way, what harm it can do."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """From which of a host's addresses its peer hears, while addresses, links and routes change.
 
 The host has two cables to its peer, who itself is reached at an address behind both.  On the second

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Odd places to start in: what others take for granted is not there."""
 
 import pytest

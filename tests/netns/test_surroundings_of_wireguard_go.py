@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The rows of the matrix of surroundings on wireguard-go: what it does in each of them.
 
 Rows come from the modules that try them on wgpy; where wireguard-go does something else it is named

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Tunnels broken in one way each show what docs/troubleshooting.md says, and where it says."""
 
 from netns import broken

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Clients of the configuration socket other than wg, good and bad, talk to a running daemon."""
 
 import re

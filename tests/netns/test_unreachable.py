@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A host hears at once that its tunnel leads nowhere, as from the kernel module."""
 
 import sys

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """`wgpyctl watch` of a real daemon, on terminals of two sizes."""
 
 import pytest

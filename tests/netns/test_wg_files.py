@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Files of wg-quick: what wg and wg-quick make of them, wgpy's own reader does as well."""
 
 import random

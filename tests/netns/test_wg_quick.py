@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The stock wg-quick brings wgpy up and takes it down as it does the kernel module."""
 
 import json

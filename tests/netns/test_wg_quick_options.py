@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a configuration file can ask of wg-quick beside a tunnel, and wg-quick's other commands."""
 
 import shutil

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Every option of `wg set`, and the ways to apply a file: setconf, addconf and syncconf."""
 
 import subprocess

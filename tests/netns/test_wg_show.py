@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """All that `wg show` and `wg showconf` can be asked, of a device with two peers."""
 
 import json

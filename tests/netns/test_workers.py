@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Several data threads per direction, on queues of one TUN and sockets of one port."""
 
 import json

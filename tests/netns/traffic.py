@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What goes through a tunnel, compared where it comes out, and what its way cost; attacks."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The handshake against an independent Noise implementation, in both roles, and against forgers."""
 
 import os

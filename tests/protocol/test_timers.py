@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Every rule of section 6 by its name, with stamps made by hand."""
 
 from dataclasses import replace

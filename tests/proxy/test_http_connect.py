@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """CONNECT without I/O: whatever the pieces, and whoever sends them."""
 
 import errno

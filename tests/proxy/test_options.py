@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What the command line may say, and what has to be permitted."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A listening socket and its clients, over loopback and without a tunnel."""
 
 import asyncio

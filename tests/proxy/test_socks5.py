@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """SOCKS5 without I/O: whatever the pieces, and whoever sends them."""
 
 import errno

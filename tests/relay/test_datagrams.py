@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Pairs of datagram sockets over loopback, with and without headers of SOCKS5."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Pairs of sockets over loopback: what goes in comes out, however it ends."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Runs a command as nobody, wherever Python and checkout are, with a /dev/net/tun of this mode.
 
 argv: mode in octal, 0 for none; directories that the command needs, "--", the command.  Nothing of

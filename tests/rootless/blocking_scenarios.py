@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Programs without an event loop that have tunnels, which tests run as nobody."""
 
 import errno

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Tests of tunnels without privileges; root makes what they need around them."""
 
 import functools

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What is at the other end of the tunnels of `wgpyctl exec`; as in scenarios.py."""
 
 import asyncio

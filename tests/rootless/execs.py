@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """`wgpyctl exec` as users call it, and what is around it."""
 
 import os

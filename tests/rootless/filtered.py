@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Runs a command under a filter of system calls, as engines of containers have one.
 
 argv: name of a call and errno, as unshare=EPERM, or write=EACCES:2=4 if that is only for those

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Programs that run as nobody, and what is left of them."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Programs with pairs of wgpy.testing, which tests run as nobody; as in scenarios.py."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The other end of a tunnel that `wgpyctl proxy` makes, which tests run as nobody."""
 
 import asyncio

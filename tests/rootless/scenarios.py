@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Programs that tests run as nobody.  Each prints JSON; argv: its name and arguments."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Tunnels of programs without an event loop and without privileges."""
 
 from rootless.lab import as_nobody, result, scenario

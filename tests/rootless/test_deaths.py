@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Whoever dies first, all that ran in a private network ends, and nothing of it stays."""
 
 import os

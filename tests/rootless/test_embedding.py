@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The examples of docs/embedding.md, by somebody without privileges."""
 
 import subprocess

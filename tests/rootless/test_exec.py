@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """`wgpyctl exec`: a command whose only network is a tunnel, by whoever wants one."""
 
 import os

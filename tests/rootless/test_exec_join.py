@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Several commands in one tunnel: `wgpyctl exec --join NAME`."""
 
 import os

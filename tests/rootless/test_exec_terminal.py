@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """`wgpyctl exec` on a terminal, from a shell as people have one."""
 
 import fcntl

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What the keeper of a private network does for a host program without privileges."""
 
 from rootless.lab import as_nobody, result, scenario

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Pairs of tunnels over a link that tests make worse; the example of docs/testing.md."""
 
 import re

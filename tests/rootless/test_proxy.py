@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """`wgpyctl proxy` of somebody without privileges, used by curl and by hand."""
 
 import contextlib

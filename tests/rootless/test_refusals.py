@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What is said where a private network cannot be had; each host is imitated."""
 
 import ctypes.util

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Tunnels of a program without privileges: two in one process."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Programs with tunnels, which tests run as nobody; as in scenarios.py."""
 
 import asyncio

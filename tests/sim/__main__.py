@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Run seeds of the simulation: `PYTHONPATH=tests python -m sim --help`."""
 
 import argparse

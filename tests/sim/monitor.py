@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Looks on, and fails the run when a rule of the protocol is broken."""
 
 from struct import Struct

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A network that misbehaves, by chance from a seed."""
 
 from collections import deque

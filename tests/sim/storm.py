@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A seed's story: hours in which all goes wrong, then calm, in which all must be well again.
 
 run(seed) fails with Broken when a rule is broken; replay(seed) is the command that tells the story.

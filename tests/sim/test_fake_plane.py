@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """FakePlane against the C data plane: the simulation is worth as much as they are alike.
 
 Two real planes over loopback and two fake ones take the same random steps, one at a time, and after

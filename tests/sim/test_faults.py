@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Named faults of hosts and networks, each by itself, between two devices in one process."""
 
 from collections.abc import Callable

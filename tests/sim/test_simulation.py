@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Seeds of the simulation (storm.py), and that it would notice what it looks for.
 
 WGPY_SIM_SEEDS says how many seeds to run, WGPY_SIM_FIRST which is the first.  More of them run

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Hosts with real devices over fake data planes, and a network between them that misbehaves.
 
 Everything happens in one thread on a fake clock, and chance comes from seeds only, so a run can be

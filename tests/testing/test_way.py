@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What becomes of each datagram on a link, and when, by a clock that stands still."""
 
 from collections.abc import Callable

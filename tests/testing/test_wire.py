@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A wire between two plain sockets of this host, without any tunnel."""
 
 import asyncio

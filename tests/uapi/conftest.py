@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What most tests of the configuration socket serve, and where."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Requests in the text of the configuration protocol, and what becomes of them."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Accepting clients goes on after a shortage, costs nothing meanwhile, and keeps nobody out."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Many `allowed_ip` lines: C and Python read the same from them, and write what can be read."""
 
 from ipaddress import IPv4Address, IPv6Address

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """However a connection ends, nothing of it stays: memory is flat without a garbage collector."""
 
 import asyncio

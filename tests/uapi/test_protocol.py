@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The text of set requests: every key and rule, and what is refused."""
 
 import errno

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The text of replies to get requests."""
 
 import errno

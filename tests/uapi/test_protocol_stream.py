@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Requests in a stream: cut into pieces, one after the other, without end, or anything else."""
 
 import errno

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The configuration socket: good, bad and slow clients."""
 
 import asyncio

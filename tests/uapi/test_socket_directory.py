@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The directory of the configuration socket: made, or found fit, or refused with a way to go on."""
 
 import errno

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The configuration socket's file: its directory, its making, and the watch over it."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The configuration socket and the real tools."""
 
 import asyncio

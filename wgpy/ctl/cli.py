@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Command line of wgpyctl -> what it does, and its exit status.
 
 Each command imports what it takes when it runs: `status` is to answer at once.

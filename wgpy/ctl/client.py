@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The other end of a status socket.
 
 Nothing is sent, for a daemon says it all by itself; and nothing that comes is trusted.

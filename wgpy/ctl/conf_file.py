@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Reads files of wg-quick that the command line names."""
 
 from pathlib import Path

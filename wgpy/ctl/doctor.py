@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """`wgpyctl doctor NAME`: what is wrong with an interface, and trials of what lies around it."""
 
 import errno

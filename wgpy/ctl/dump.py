@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What `wg show NAME dump` tells of any WireGuard interface, as a status.
 
 Its columns are described in wg(8); those of the private and the preshared keys are passed over.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """`wgpyctl exec`: a command whose only network is a tunnel.
 
     this process ---fork---> the tunnel's (wgpy.ctl.keeping), with the keeper of its namespaces

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What the doctor found: one line each."""
 
 from dataclasses import dataclass

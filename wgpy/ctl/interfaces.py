@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Which WireGuard interfaces there are, and the status of each.
 
 wgpy's own tell all by their status sockets.  Of others (the kernel's, wireguard-go's, and ours

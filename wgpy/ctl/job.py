@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A command as a child of ours that might as well run without us: signals, terminal, its end.
 
 Where its process group is decides who gets what:

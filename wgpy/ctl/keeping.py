@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The process of a tunnel that a command has for its only network; see wgpy.ctl.exec.
 
 Nothing that a terminal or a service manager sends to all ends it: it goes with the process that

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """`wgpyctl metrics`: a status as metrics for Prometheus, by prometheus_client.
 
 The first three have the names and labels of the exporters for WireGuard that are in use, so that

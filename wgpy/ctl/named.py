@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Tunnels of a user by their names: a socket hands out the namespaces of each.
 
     directory/NAME.exec     who connects is sent descriptors, and nothing is read from anybody

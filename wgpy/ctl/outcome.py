@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What all commands of wgpyctl share: exit statuses, and what leads to each."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Text for people: numbers and times as `wg show` writes them."""
 
 from typing import Final

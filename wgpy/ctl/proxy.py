@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """`wgpyctl proxy`: others' connections into a tunnel of its own."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A status as text for people: what is wrong first, then what `wg show` would say, and more."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """`wgpyctl status`: how interfaces are, for people or as JSON."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """`wgpyctl watch`: a live table of an interface's peers, by rich."""
 
 import time

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: MIT
 """The command wgpy: one interface as a process."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Command line and environment -> Options.  Says what is wrong with them in one line on stderr."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """WGPY_KEYLOG: the secrets of all handshakes, for Wireshark to read captured traffic with.
 
 Source: the preference "Key log filename" of Wireshark's dissector of WireGuard.  A line holds one

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The daemon's log: nobody waits for whoever reads it.
 
 The reader may be a pipe that is full or a syslogd that hangs.  So a thread writes, and may wait as

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What the command line and the environment ask for."""
 
 from dataclasses import dataclass

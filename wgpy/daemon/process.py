@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The process: its signals, what it has open, and its way to the background."""
 
 import asyncio

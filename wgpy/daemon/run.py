@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """One interface from birth to death.
 
 Rule: everything is opened on an ExitStack in the order TUN, UAPI socket, status socket, (fork),

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a service manager wants to know: sd_notify(3), an agreement that needs no library."""
 
 import logging

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* ChaCha20-Poly1305 (RFC 8439), done by a library behind one table of functions.
  *
  *   ipsec-mb  Intel's multi-buffer library, x86-64 only.  Its job interface seals 1440 bytes in

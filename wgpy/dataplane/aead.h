@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* ChaCha20-Poly1305 from a kept library. */
 #ifndef WGPY_AEAD_H
 #define WGPY_AEAD_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Cryptokey routing (section 2): which peer an inner address belongs to.
  *
  * One binary radix trie with path compression per family.  A key is an address as two 64-bit words

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* One trie per family. */
 #ifndef WGPY_ALLOWEDIPS_H
 #define WGPY_ALLOWEDIPS_H

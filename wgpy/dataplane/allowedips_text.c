@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Allowed IPs as lines of the configuration protocol, and back: there may be very many.
  *
  * The C library reads and writes addresses, as Python does, so both take the same for one. */

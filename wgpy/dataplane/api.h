@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The public C API of the data plane.  This file is also the cffi cdef (build.py strips the
  * preprocessor lines), so nothing is declared twice.
  *

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* How much may wait in a socket: as much as is handled in a short time.
  *
  * A deep receive buffer takes bursts, and what comes while the thread does not run.  When more

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What waits in a socket. */
 #ifndef WGPY_BACKLOG_H
 #define WGPY_BACKLOG_H

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Builds wgpy.dataplane._core, the C data plane, and wgpy.relay._relay, the relay of the proxy.
 
 Each is a cffi API-mode module.  The cdef is its api.h itself, less the preprocessor lines, so

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Bytes of the wire, seconds, and what is likely. */
 #ifndef WGPY_BYTES_H
 #define WGPY_BYTES_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The Internet checksum (RFC 1071).  Sums are those of big-endian 16-bit words, as host integers.
  *
  * A one's complement sum is the same in either byte order but for a swap, and in any word size

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Internet checksums. */
 #ifndef WGPY_CHECKSUM_H
 #define WGPY_CHECKSUM_H

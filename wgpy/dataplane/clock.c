@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The time in which all others think: it goes on during a suspend. */
 #include <time.h>
 

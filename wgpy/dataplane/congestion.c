@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Who waits, and who goes without, when a socket's buffer is full.
  *
  * A socket's buffer is full of what has not left the host yet.  All peers share it, so one behind a

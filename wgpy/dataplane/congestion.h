@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Who waits and who goes without, when a socket's buffer is full. */
 #ifndef WGPY_CONGESTION_H
 #define WGPY_CONGESTION_H

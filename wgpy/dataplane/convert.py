@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What the data plane is given and gives, between Python and C; for plane.py.
 
 The only module that imports the C core: others have ffi and lib from here.

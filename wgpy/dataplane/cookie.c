@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The macs of the handshake messages that come in (5.4.4), and the cookies that we give (5.4.7).
  *
  * mac1 shows that the sender knows our public key.  mac2 shows that it also reads what we send to

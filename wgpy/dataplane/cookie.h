@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What makes a handshake message worth an answer. */
 #ifndef WGPY_COOKIE_H
 #define WGPY_COOKIE_H

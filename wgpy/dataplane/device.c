@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The device and its peers: life cycle. */
 #include <errno.h>
 #include <openssl/crypto.h>

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Marks of congestion (RFC 3168) through the tunnel (RFC 6040). */
 #include "bytes.h"
 #include "ecn.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Marks of congestion through the tunnel. */
 #ifndef WGPY_ECN_H
 #define WGPY_ECN_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Outside addresses: of a peer, and ours on which it reached us. */
 #include <string.h>
 

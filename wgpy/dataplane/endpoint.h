@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Outside addresses. */
 #ifndef WGPY_ENDPOINT_H
 #define WGPY_ENDPOINT_H

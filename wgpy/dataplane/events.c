@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The two inboxes: events from the data threads to control, kicks from control to the send threads.
  *
  * Kicks are of each send thread its own.  Each inbox has an eventfd.  The writer writes it, after

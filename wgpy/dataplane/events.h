@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The two inboxes, and how to wait for them. */
 #ifndef WGPY_EVENTS_H
 #define WGPY_EVENTS_H

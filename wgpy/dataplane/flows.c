@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Several queues of one TUN, a send thread for each: a flow stays on one of them.
  *
  * Linux gives a flow that goes out the queue to which its other direction was written last, or else

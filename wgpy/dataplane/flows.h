@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Several queues of one TUN. */
 #ifndef WGPY_FLOWS_H
 #define WGPY_FLOWS_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Packets of one batch -> frames for the TUN:
  *   1. wg_gro_add reads a packet's shape and looks the newest frame of its flow up;
  *   2. where nothing but sequence, length and checksum differ, and both checksums are right, the

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Packets -> frames for the TUN. */
 #ifndef WGPY_GRO_H
 #define WGPY_GRO_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* A frame from the TUN -> the packets it stands for:
  *   1. wg_gso_begin reads the virtio_net_hdr (linux/virtio_net.h) and finds the IP packet;
  *   2. a plain packet gets its checksum finished if it asks for it, and is given out as it is;

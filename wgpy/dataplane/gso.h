@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* A frame from the TUN -> the packets it stands for. */
 #ifndef WGPY_GSO_H
 #define WGPY_GSO_H

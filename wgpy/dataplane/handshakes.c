@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Handshake messages in: what is cheap to refuse is, the rest goes to control. */
 #include "bytes.h"
 #include "cookie.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Handshake messages in. */
 #ifndef WGPY_HANDSHAKES_H
 #define WGPY_HANDSHAKES_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* ICMP errors for the host itself: "unreachable" for packets with no peer or no endpoint, as the
  * kernel module answers them (RFC 792, RFC 1122 section 3.2.2, RFC 4443 section 3.1), or with an
  * endpoint to which no way leads but back into the tunnel.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Errors for the host itself. */
 #ifndef WGPY_ICMP_H
 #define WGPY_ICMP_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Headers of IP, TCP and UDP: where what stands.  None of this looks at a length. */
 #ifndef WGPY_IP_H
 #define WGPY_IP_H

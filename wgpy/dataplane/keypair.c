@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Sessions: the index table, the three keypairs of a peer and their rotation, replay protection. */
 #include <errno.h>
 #include <openssl/crypto.h>

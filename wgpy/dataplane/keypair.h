@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Sessions, the index table, replay. */
 #ifndef WGPY_KEYPAIR_H
 #define WGPY_KEYPAIR_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Messages of WireGuard that come out of the TUN: tunnels in tunnels, and loops.
  *
  * The route to a peer's endpoint may lead into the tunnel, and in there to that very peer.  Then a

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Messages of WireGuard that come out of the TUN. */
 #ifndef WGPY_LOOPS_H
 #define WGPY_LOOPS_H

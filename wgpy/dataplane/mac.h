@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Keyed BLAKE2s-128 (Mac in 5.4), and randomness. */
 #ifndef WGPY_MAC_H
 #define WGPY_MAC_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What a peer knows of its traffic: where it is, stamps and counters, when control has to look. */
 #include <errno.h>
 #include <string.h>

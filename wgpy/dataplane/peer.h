@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What a peer knows of its traffic. */
 #ifndef WGPY_PEER_H
 #define WGPY_PEER_H

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The C data plane as Python calls it: typed calls, and its threads.
 
 Nobody else has ffi and lib, but for convert.py.

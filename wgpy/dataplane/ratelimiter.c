@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* How often a source is served: a token bucket per IPv4 address and per IPv6 /64.
  *
  * A bucket is one number: when it will be full again.  A full bucket says nothing, so its place is

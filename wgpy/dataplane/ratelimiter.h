@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* How often a source is served. */
 #ifndef WGPY_RATELIMITER_H
 #define WGPY_RATELIMITER_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Packets in: UDP -> TUN.  Each worker one thread or several (its lanes), each in one long call
  * (wg_receive_run).
  *

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Packets of one peer -> sealed messages in a sender's arena: nonces, padding, the message.
  *
  * Nonces are taken before anything is sealed, so that threads that seal side by side take them in

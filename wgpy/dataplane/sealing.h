@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Packets of one peer -> sealed messages in a sender's arena. */
 #ifndef WGPY_SEALING_H
 #define WGPY_SEALING_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Packets out: TUN -> UDP.  Each worker one thread or several (its lanes), each in one long call
  * (wg_send_run).
  *

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Batches of sealed messages out.
  *
  * Messages are laid back to back in one arena.  Those that follow each other to one endpoint with

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Batches of sealed messages out. */
 #ifndef WGPY_SENDER_H
 #define WGPY_SENDER_H

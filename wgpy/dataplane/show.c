@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Very many peers at one moment, as `wg show` wants them. */
 #include <errno.h>
 

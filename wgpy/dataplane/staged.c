@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Packets that wait for a session: one queue per peer, oldest first, bounded by count and bytes,
  * and all together by bytes.  Whoever finds no room makes some in its own queue, as far as there is
  * something: a peer always has its newest packet, its keepalive not least.

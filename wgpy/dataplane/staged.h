@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Packets that wait for a session. */
 #ifndef WGPY_STAGED_H
 #define WGPY_STAGED_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The device and its peers: their structs, and who may touch what.  Nothing here is visible to
  * Python.
  *

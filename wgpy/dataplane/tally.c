@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What was dropped or refused: how often, when last, and what about.
  *
  * All of this is off the path of packets that pass.  In a flood of those that do not, all but the

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What was dropped or refused: how often, when last, and what about. */
 #ifndef WGPY_TALLY_H
 #define WGPY_TALLY_H

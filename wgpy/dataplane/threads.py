@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Threads that stay in a C function until it is told to return."""
 
 import os

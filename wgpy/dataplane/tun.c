@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The TUN descriptor: one frame per call.  Tests pass any descriptor that keeps frame boundaries.
  */
 #include <errno.h>

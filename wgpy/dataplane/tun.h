@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Frames of the TUN. */
 #ifndef WGPY_TUN_H
 #define WGPY_TUN_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* How many frames may wait in a queue of the TUN: as many as are handled in a short time.
  *
  * The kernel drops what finds the queue full.  500 frames, as it has them, are a moment as long as

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* How many frames wait in a queue of the TUN. */
 #ifndef WGPY_TUNQUEUE_H
 #define WGPY_TUNQUEUE_H

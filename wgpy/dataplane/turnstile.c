@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Several threads do the same work side by side, and what comes out is in order all the same:
  *
  *   take (in turn)         work (side by side)         give (in turn)

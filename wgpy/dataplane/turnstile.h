@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Whose turn it is, of threads that do the same work side by side. */
 #ifndef WGPY_TURNSTILE_H
 #define WGPY_TURNSTILE_H

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What the data plane is given and gives, as Python has it: no C."""
 
 from dataclasses import dataclass, field

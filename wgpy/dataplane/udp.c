@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* UDP datagrams in and out, many per system call.
  *
  * Out: a run of messages leaves as one UDP_SEGMENT send (udp(7)), several runs as one sendmmsg;

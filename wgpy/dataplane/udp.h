@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Datagrams in and out. */
 #ifndef WGPY_UDP_H
 #define WGPY_UDP_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What the threads of one worker share, each way: the order in which they take and give, and what
  * belongs to the queue of the TUN and to the sockets, of which a worker has one however many
  * threads serve it. */

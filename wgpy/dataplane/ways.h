@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What the threads of one worker share, each way. */
 #ifndef WGPY_WAYS_H
 #define WGPY_WAYS_H

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: MIT
 """What knows Linux: TUN, sockets, netlink and clocks; nothing else does."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What an interface is given besides its TUN: addresses, MTU, and routes into it.
 
 In a private network all that is not at an address of its own goes into the TUN, which leaves it to

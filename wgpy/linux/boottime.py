@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Timers of the control loop by CLOCK_BOOTTIME, which goes on while the machine is suspended.
 
 asyncio's own go by CLOCK_MONOTONIC, which stands still meanwhile: each deadline would come late by

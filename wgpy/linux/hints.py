@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Netlink notifications, taken only as hints that something may have changed.
 
 Nobody reads what they say: whoever waits for one looks at the present state afterwards.  So none

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The program that lives where a tunnel ends: in a user, network, mount and PID namespace.
 
 Nobody needs a privilege to make a TUN in a network namespace of a user namespace of their own.  To

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Calls of libc that Python's standard library lacks, or did in 3.10."""
 
 import ctypes

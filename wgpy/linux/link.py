@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What happens to our interface - up, down, MTU, deletion - wherever it was moved or renamed.
 
 Rule: a netlink notification is only a hint, which leads to a fresh read of the whole state.  Hints

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A private network and what is asked of its keeper (wgpy.linux.keeper), for asyncio.
 
 Letters go over two channels.  Over one, requests are answered whenever their answer is there; over

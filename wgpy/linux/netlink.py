@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Route netlink: the few requests that a tunnel makes, and what the kernel answers.
 
 They are made here because each daemon and each tunnel needs them, and a library for all of netlink

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What keeper and host say to each other: JSON with descriptors, a datagram each.
 
 Both ends are of one user and one program, so what comes is bounded but believed.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Files of the host that would lie to who lives in a private network.
 
 All stay visible there, and with them the sockets of services that look names up for others: nscd,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What the kernel of this host and hosts on the way tell of a path, when they are asked.
 
 Every question has a socket of its own: an error that comes back on a socket fails the next send of

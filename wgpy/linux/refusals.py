@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Why a network or an interface cannot be had here, and what to do about it: a sentence for users.
 
 Of a private network the keeper tells where it failed and how; what the host says of itself tells

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Keeps sticky sources right while routes change, and knows of routes into the tunnel itself.
 
 What we send to a peer leaves from the address that it asked (C remembers and replays it), and from

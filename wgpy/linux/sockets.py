@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Opens the UDP sockets: IPv4 and IPv6 on one port, with all on that the data threads need.
 
 Several workers have a pair each on the same port (SO_REUSEPORT): the kernel gives all that comes

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The namespaces of a tunnel as descriptors: a process hands them on, another comes to live there.
 
 See setns(2).  Who has the descriptors still needs the rights of whoever made the namespaces: the

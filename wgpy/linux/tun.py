@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Opens the TUN device: from then on plain descriptors, one for each queue, with certain abilities.
 
 Frames carry a virtio_net_hdr so that the kernel can hand over and take super-packets; each ability

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """How long the TUN's queue is: shorter in a flood, and then as it was (tunqueue.c asks for it)."""
 
 import asyncio

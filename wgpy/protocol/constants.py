@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The constants of section 6, which control and data plane share (api.h has them for C)."""
 
 from typing import Final

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """mac1 and mac2 of the messages that we send, and the cookies that we get for them (5.4.4, 5.4.7).
 
 mac1 shows that the sender knows the receiver's public key.  mac2 shows that it also reads what is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Where a handshake with a peer stands (5.4, 6.4)."""
 
 import enum

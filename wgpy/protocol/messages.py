@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Wire layouts of the handshake messages (5.4.2, 5.4.3, 5.4.7): bytes to fields and back.
 
 Integers are little-endian.  The type is one byte and three reserved zero bytes, read here as one

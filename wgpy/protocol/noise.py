@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The handshake, Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s (5.4.1-5.4.5), without clock or I/O.
 
 The initiator writes message 1 and keeps an InitiatorState until message 2 comes; the responder

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """TAI64N timestamps (5.1, 5.4.2): what makes a replayed initiation recognisable.
 
 Eight bytes of seconds and four of nanoseconds, big-endian, so that bytes compare as times do.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """When a peer's timers are due (section 6, as the Linux kernel runs them): no clock, no I/O.
 
 A timer is a deadline, and a deadline follows from what is kept here (the handshake in progress,

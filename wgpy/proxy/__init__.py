@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: MIT
 """`wgpyctl proxy`: a tunnel for programs that know SOCKS5, HTTP CONNECT or nothing of it."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Who may use the proxy: names and passwords from a file."""
 
 import hashlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Datagrams: associations of SOCKS5 clients, and forwards.
 
 The relay moves them between connected sockets.  The first of a client come here, for a socket to be

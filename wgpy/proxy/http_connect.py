@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """HTTP CONNECT, the server's side (RFC 9110, 9.3.6), by h11.  No I/O."""
 
 import binascii

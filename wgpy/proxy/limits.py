@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """How many connections there may be, in all and of one address."""
 
 from collections import Counter

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What the proxy is told by its command line."""
 
 from collections.abc import Iterable, Iterator

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What clients of the proxy ask for."""
 
 import re

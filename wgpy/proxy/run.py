@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A proxy from birth to death.
 
 Everything is opened in the order log, tunnel, relay, listening sockets, and closed in the reverse,

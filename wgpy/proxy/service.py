@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A place where the proxy listens, and its clients until they are the relay's."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """SOCKS5, the server's side: RFC 1928, and RFC 1929 for names and passwords.  No I/O."""
 
 import enum

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: MIT
 """Moves bytes between sockets, in C: relay.c."""

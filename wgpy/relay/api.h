@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The relay, as Python calls it: pairs of sockets whose bytes it moves from one to the other.
  *
  * This file is the cdef of cffi, too: no macros but numbers, no static inline. */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Datagrams: a batch is received, each gets or loses a header of SOCKS5 in place, and leaves.
  *
  * 1. wg_datagram_step receives what one socket of a pair has, behind room for a header.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Pairs of sockets, and what comes out of one goes into the other.
  *
  * 1. Control adds a pair: it goes into the inbox, and the thread is woken.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What the files of the relay share: its tables, and how each kind of pair moves. */
 #ifndef WGPY_RELAY_H
 #define WGPY_RELAY_H

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Pairs of sockets whose bytes go from one to the other, by a thread of C without Python's lock."""
 
 import asyncio

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Streams: bytes go from socket to pipe to socket by splice(2), and never through here.
  *
  * A pipe is a way's only while it holds bytes that the other socket does not take, so there are

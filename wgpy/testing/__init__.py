@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Two tunnels in one program with a link between them, for tests of what goes over WireGuard.
 
     async with pair(Link(loss=0.01, delay_s=0.02, seed=7)) as (left, right):

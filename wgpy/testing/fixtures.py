@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Fixtures of pytest, for whoever asks for them: pytest_plugins = ["wgpy.testing.fixtures"]."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A pair of tunnels that are peers of each other, on the running loop or on one in a thread."""
 
 import asyncio

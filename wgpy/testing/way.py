@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """One way over a link: what becomes of each datagram, and when.  No I/O and no clock."""
 
 from collections.abc import Iterator

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A link in motion: two UDP sockets of 127.0.0.1, one for each tunnel to send to.
 
 The kernel hands over every datagram by itself here, however many were sent as one (UDP_SEGMENT),

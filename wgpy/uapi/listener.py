@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """How clients get in, by whichever socket."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The configuration protocol of wg as text: requests to config data, a snapshot to a reply.
 
 Source: the "Configuration Protocol" of WireGuard's cross-platform page, and what `wg` sends.  No

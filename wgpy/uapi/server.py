@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The configuration socket of wg: the clients' conversations.
 
 Everything runs on the control loop.  A client can only hold up itself: what it sends is parsed as

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The file by which clients find a socket of ours: its directory, its making, its end."""
 
 import asyncio
