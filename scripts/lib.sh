@@ -25,7 +25,8 @@
 #   wgpy_pip_platforms MACHINE   options by which pip takes what runs on such a machine (aarch64) with
 #                                glibc 2.34 or newer, wherever pip itself is run
 # Package lists, for wgpy_need_packages (words; expand unquoted): WGPY_BUILD_PACKAGES to compile,
-# WGPY_RUN_PACKAGES to use wgpy with wg and wg-quick, WGPY_TEST_PACKAGES for the whole test suite.
+# WGPY_RUN_PACKAGES to use wgpy with wg and wg-quick, WGPY_TEST_PACKAGES for the whole test suite,
+# WGPY_FUZZ_PACKAGES for scripts/fuzz, which the suite runs too.
 
 ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 VENV=$ROOT/.venv
@@ -39,6 +40,8 @@ WGPY_RUN_PACKAGES="wireguard-tools iproute2"
 # shellcheck disable=SC2034
 WGPY_TEST_PACKAGES="wireguard-tools iproute2 ethtool wireguard-go iputils-ping iperf3 nftables tcpdump
     procps mandoc util-linux systemd tshark zsh fish"
+# shellcheck disable=SC2034
+WGPY_FUZZ_PACKAGES="clang llvm"
 
 wgpy_say() { printf '%s\n' "$*" >&2; }
 

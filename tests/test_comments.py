@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 CODE = [
     path
-    for folder in ("bench", "tests", "wgpy")
+    for folder in ("bench", "fuzz", "tests", "wgpy")
     for path in sorted((ROOT / folder).rglob("*.*"))
     if path.suffix in {".py", ".c", ".h"} and path.stem not in ("_core", "_relay")
 ]

@@ -16,7 +16,9 @@ CODE_BLOCK = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 SPAN = re.compile(r"`([^`\n]+)`")
 HISTORY = ROOT / "CHANGELOG.md"  # names what was there then
-DIRECTORIES = ("bench", "bin", "completions", "docs", "man", "scripts", "systemd", "tests", "wgpy")
+DIRECTORIES = (
+    *("bench", "bin", "completions", "docs", "fuzz", "man", "scripts", "systemd", "tests", "wgpy"),
+)
 # Files of the source: by their whole place in it, or by the end of that.
 WHOLE = re.compile(rf"(?:{'|'.join(DIRECTORIES)})/[\w.@/-]*\w|[A-Z]+\.md|LICENSE")
 END = re.compile(r"[\w@][\w.@/-]*\.(?:py|c|h|service)")
