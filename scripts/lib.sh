@@ -39,7 +39,7 @@ fi
 WGPY_RUN_PACKAGES="wireguard-tools iproute2"
 # shellcheck disable=SC2034
 WGPY_TEST_PACKAGES="wireguard-tools iproute2 ethtool wireguard-go iputils-ping iperf3 nftables tcpdump
-    procps mandoc util-linux systemd tshark zsh fish"
+    procps mandoc util-linux systemd tshark zsh fish curl"
 # shellcheck disable=SC2034
 WGPY_FUZZ_PACKAGES="clang llvm"
 
