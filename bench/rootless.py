@@ -2,8 +2,9 @@
 """Ways into a tunnel without privileges: TCP through each of them, both directions.
 
 `scripts/bench-rootless` runs this alone in new network, mount and process namespaces.  At the other
-end is wgpy as root and an iperf3 server; at this end all ways take turns, each but the first by
-nobody, with an identity of its own.  A new way is a context manager in WAYS.
+end is wgpy as root and a server, of iperf3 or of bench.streams; at this end all ways take turns,
+each but the first by nobody, with an identity of its own.  A new way is a context manager in WAYS,
+which yields what there is to measure.
 """
 
 import argparse
@@ -12,9 +13,10 @@ import shutil
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from bench.cases import Carried, iperf3
@@ -25,8 +27,17 @@ from bench.ways import Ends
 IPERF3_PORT = 5201
 FORWARD_PORT = 6000
 COMMANDS = Path(sys.executable).parent
-# Of what the goals compare.
-GOALS = {("forward", "wireproxy", "send"): 4.0, ("forward", "wireproxy", "receive"): 1.7}
+ENTER = "enter"  # a tunnel, until there is a connection, ms
+ENTER_GOAL_MS = 250
+# Of what is compared, the least ratios; 0: there is no goal.
+GOALS = {
+    ("exec", "root", "send"): 0.95,
+    ("exec", "root", "receive"): 0.95,
+    ("forward", "wireproxy", "send"): 4.0,
+    ("forward", "wireproxy", "receive"): 1.7,
+    ("streams", "plain", "send"): 0.0,
+    ("streams", "plain", "receive"): 0.0,
+}
 DIRECTIONS: dict[str, tuple[str, ...]] = {"send": (), "receive": ("-R",)}
 ROOT = Path(__file__).resolve().parent.parent
 AS_NOBODY = ROOT / "tests/rootless/as_nobody.py"
@@ -61,23 +72,24 @@ class Client:
         return [sys.executable, str(AS_NOBODY), "666", *needed, "--", *command]
 
 
-@dataclass(frozen=True, slots=True)
-class Reached:
-    """How iperf3 reaches its server: a command to run it by, and host and port to tell it."""
-
-    argv: tuple[str, ...]
-    host: str
-    port: int
+Figure = Callable[[float], float]  # of what it gets so many seconds for
 
 
 @contextlib.contextmanager
-def root_mode(client: Client) -> Iterator[Reached]:
+def root_mode(client: Client) -> Iterator[dict[str, Figure]]:
     """Go through the interface of a daemon that root runs."""
-    yield Reached((), client.tunnel.b.inner4, IPERF3_PORT)
+    yield by_iperf3(client.tunnel, client.tunnel.b.inner4, IPERF3_PORT)
 
 
 @contextlib.contextmanager
-def forward(client: Client) -> Iterator[Reached]:
+def command(client: Client) -> Iterator[dict[str, Figure]]:
+    """Go through the tunnel of `wgpyctl exec`, which runs iperf3."""
+    argv = client.as_nobody(str(COMMANDS / "wgpyctl"), "exec", str(client.conf()), "--")
+    yield by_iperf3(client.tunnel, client.tunnel.b.inner4, IPERF3_PORT, argv)
+
+
+@contextlib.contextmanager
+def forward(client: Client) -> Iterator[dict[str, Figure]]:
     """Go through a forward of `wgpyctl proxy`."""
     at = f"{FORWARD_PORT}={client.tunnel.b.inner4}:{IPERF3_PORT}"
     command = (str(COMMANDS / "wgpyctl"), "proxy", str(client.conf()), "-L", at)
@@ -86,11 +98,11 @@ def forward(client: Client) -> Iterator[Reached]:
         line = process.stdout.readline()
         if not line.startswith("listening: "):
             raise LabError(f"the proxy does not start: {line.strip()}")
-        yield Reached((), "127.0.0.1", FORWARD_PORT)
+        yield by_iperf3(client.tunnel, "127.0.0.1", FORWARD_PORT)
 
 
 @contextlib.contextmanager
-def wireproxy(client: Client) -> Iterator[Reached]:
+def wireproxy(client: Client) -> Iterator[dict[str, Figure]]:
     """Go through a forward of wireproxy, which has a TCP/IP of its own."""
     program = shutil.which("wireproxy")
     assert program is not None, "it is left out where there is none"
@@ -101,21 +113,66 @@ def wireproxy(client: Client) -> Iterator[Reached]:
     a = client.tunnel.a
     with a.child(*client.as_nobody(program, "-c", str(conf), "-s")):
         until(lambda: bool(a.run("ss", "-Hltn", f"sport = {FORWARD_PORT}")), "wireproxy listens")
-        yield Reached((), "127.0.0.1", FORWARD_PORT)
+        yield by_iperf3(client.tunnel, "127.0.0.1", FORWARD_PORT)
 
 
-Way = Callable[[Client], AbstractContextManager[Reached]]
-WAYS: dict[str, Way] = {"root": root_mode, "forward": forward, "wireproxy": wireproxy}
-Figures = dict[tuple[str, str], list[float]]  # by way and direction, Gbit/s
+@contextlib.contextmanager
+def plain_streams(client: Client) -> Iterator[dict[str, Figure]]:
+    """Let asyncio talk over the cable, without a tunnel."""
+    with streams(client, client.tunnel.b.outer, DIRECTIONS, ()) as figures:
+        yield figures
 
 
-def measure(reached: Reached, made: Tunnel, seconds: float, options: tuple[str, ...]) -> float:
-    """Return Gbit/s of one stream.  Raises LabError."""
-    ends = Ends(made.a, made.b, reached.host, "", ())
-    with iperf3(ends, seconds, ("-p", str(reached.port), *options)) as command:
-        output = made.a.run(*reached.argv, *command, timeout_s=seconds + 30)
-    carried = Carried.read(output)
-    return carried.bytes * 8 / carried.seconds / 1e9
+@contextlib.contextmanager
+def tunnel_streams(client: Client) -> Iterator[dict[str, Figure]]:
+    """Let asyncio talk through a wgpy.Tunnel, and see how soon it has a connection."""
+    cases = (*DIRECTIONS, ENTER)
+    with streams(client, client.tunnel.b.inner4, cases, (str(client.conf()),)) as figures:
+        yield figures
+
+
+Way = Callable[[Client], AbstractContextManager[dict[str, Figure]]]
+WAYS: dict[str, Way] = {
+    "root": root_mode,
+    "exec": command,
+    "forward": forward,
+    "wireproxy": wireproxy,
+    "plain": plain_streams,
+    "streams": tunnel_streams,
+}
+Figures = dict[tuple[str, str], list[float]]  # by way and case: Gbit/s, ms of ENTER
+
+
+def by_iperf3(made: Tunnel, host: str, port: int, argv: Sequence[str] = ()) -> dict[str, Figure]:
+    """Measure one stream by iperf3 that argv runs, with its server there."""
+
+    def figure(options: tuple[str, ...], seconds: float) -> float:
+        ends = Ends(made.a, made.b, host, "", ())
+        with iperf3(ends, seconds, ("-p", str(port), *options)) as command:
+            output = made.a.run(*argv, *command, timeout_s=seconds + 30)
+        carried = Carried.read(output)
+        return carried.bytes * 8 / carried.seconds / 1e9
+
+    return {name: partial(figure, options) for name, options in DIRECTIONS.items()}
+
+
+@contextlib.contextmanager
+def streams(
+    client: Client, address: str, cases: Iterable[str], conf: tuple[str, ...]
+) -> Iterator[dict[str, Figure]]:
+    """Measure by bench.streams; its server has that address."""
+    program = (sys.executable, "-m", "bench.streams")
+    a, b = client.tunnel.hosts
+
+    def figure(case: str, seconds: float) -> float:
+        argv = client.as_nobody(*program, case, address, str(seconds), *conf)
+        return float(a.run(*argv, timeout_s=seconds + 30))
+
+    with b.child(*program, "serve", address) as server:
+        assert server.stdout is not None
+        if server.stdout.readline() != "listening\n":
+            raise LabError("the server of streams does not start")
+        yield {case: partial(figure, case) for case in cases}
 
 
 def identities(names: list[str]) -> dict[str, tuple[str, str, str]]:
@@ -146,17 +203,17 @@ def measure_all(names: list[str], rounds: int, seconds: float) -> Figures:
         for number in range(rounds):
             for name in names:
                 private, _, address = who[name]
-                with WAYS[name](Client(made, private, address, server_key, directory)) as reached:
-                    for direction, options in DIRECTIONS.items():
-                        gbits = measure(reached, made, seconds, options)
-                        figures.setdefault((name, direction), []).append(gbits)
-                        print(f"{number + 1}: {name}, {direction}: {gbits:.2f}", file=sys.stderr)
+                with WAYS[name](Client(made, private, address, server_key, directory)) as cases:
+                    for case, measure in cases.items():
+                        value = measure(seconds)
+                        figures.setdefault((name, case), []).append(value)
+                        print(f"{number + 1}: {name}, {case}: {value:.2f}", file=sys.stderr)
     return figures
 
 
 def report(figures: Figures) -> str:
     """Return a table of medians and spreads, and what became of the goals."""
-    lines = ["| Gbit/s | median | lowest | highest |", "| --- | ---: | ---: | ---: |"]
+    lines = ["| Gbit/s; enter: ms | median | lowest | highest |", "| --- | ---: | ---: | ---: |"]
     medians = {case: statistics.median(values) for case, values in figures.items()}
     for (name, direction), values in figures.items():
         shown = (medians[name, direction], min(values), max(values))
@@ -164,7 +221,11 @@ def report(figures: Figures) -> str:
     for (ours, theirs, direction), goal in GOALS.items():
         if (ours, direction) in medians and (theirs, direction) in medians:
             ratio = medians[ours, direction] / medians[theirs, direction]
-            lines.append(f"\n{ours} of {theirs}, {direction}: {ratio:.2f} (goal: {goal:g})")
+            told = f" (goal: {goal:g})" if goal else ""
+            lines.append(f"\n{ours} of {theirs}, {direction}: {ratio:.2f}{told}")
+    for (name, case), median in medians.items():
+        if case == ENTER:
+            lines.append(f"\n{name}: connected after {median:.0f} ms (goal: {ENTER_GOAL_MS})")
     return "\n".join(lines)
 
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Somebody without privileges, with wgpy in a venv, meets the peer, as the documents begin."""
 
 import sys
