@@ -78,9 +78,9 @@ async def figure(what: str, address: str, seconds: float, conf: str | None) -> f
     measure: dict[str, Measure] = {"send": send, "receive": receive}
     if conf is None:
         return await measure[what](asyncio.open_connection, address, seconds)
-    config = wgpy.Config.from_file(conf)
+    made = wgpy.Tunnel(wgpy.Config.from_file(conf))  # imports what it takes
     start = time.monotonic()
-    async with wgpy.Tunnel(config) as tunnel:
+    async with made as tunnel:
         if what != "enter":
             return await measure[what](tunnel.open_connection, address, seconds)
         _, writer = await tunnel.open_connection(address, PORT)
