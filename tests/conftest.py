@@ -14,9 +14,9 @@ sys.meta_path.insert(0, core.CoreFinder())
 
 LOG = Path("/var/run/wireguard/wgpy.log")  # of daemons in the background, without a syslog
 
-# Under nohup(1) daemons would not end by SIGHUP, nor anything by SIGINT that a script started with
-# an ampersand.  What is handled here they have anew, not ignored.
-for number in (signal.SIGHUP, signal.SIGINT):
+# Under nohup(1) daemons would not end by SIGHUP, nor anything by SIGINT and SIGQUIT that a script
+# started with an ampersand.  What is handled here they have anew, not ignored.
+for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
     if signal.getsignal(number) == signal.SIG_IGN:
         signal.signal(number, lambda *_: None)
 

@@ -10,6 +10,7 @@ from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Timer
 from typing import NamedTuple
 
 from rootless.exec_scenarios import ADDRESS, CLIENT, KEY, KEY_OF_CLIENT
@@ -95,8 +96,14 @@ class Running(NamedTuple):
     process: "subprocess.Popen[str]"
 
     def expect(self, line: str) -> None:
+        """It says that; who says nothing is killed, not waited for without end."""
         assert self.process.stdout is not None
-        assert self.process.stdout.readline() == f"{line}\n"
+        patience = Timer(PATIENCE_S, self.process.kill)
+        patience.start()
+        try:
+            assert self.process.stdout.readline() == f"{line}\n"
+        finally:
+            patience.cancel()
 
     def children(self) -> list[int]:
         return children_of(self.process.pid)
