@@ -10,6 +10,7 @@
 #   wgpy_need_packages PKG...    installs the Debian packages that are missing (nothing to do: about
 #                                10 ms, no network).  Root or sudo; otherwise says what is missing
 #                                and exits.  On other systems it only names them and goes on.
+#   wgpy_need_fuzzer             what scripts/fuzz takes, which the test suite runs too
 #   wgpy_need_python             python3 >= 3.10 that can make virtual environments and compile
 #                                extensions; makes $ROOT/.venv if need be and sets VENV to it
 #   wgpy_need_venv               all that it takes to run wgpy: WGPY_BUILD_PACKAGES, wgpy_need_python
@@ -25,8 +26,7 @@
 #   wgpy_pip_platforms MACHINE   options by which pip takes what runs on such a machine (aarch64) with
 #                                glibc 2.34 or newer, wherever pip itself is run
 # Package lists, for wgpy_need_packages (words; expand unquoted): WGPY_BUILD_PACKAGES to compile,
-# WGPY_RUN_PACKAGES to use wgpy with wg and wg-quick, WGPY_TEST_PACKAGES for the whole test suite,
-# WGPY_FUZZ_PACKAGES for scripts/fuzz, which the suite runs too.
+# WGPY_RUN_PACKAGES to use wgpy with wg and wg-quick, WGPY_TEST_PACKAGES for the whole test suite.
 
 ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 VENV=$ROOT/.venv
@@ -40,8 +40,6 @@ WGPY_RUN_PACKAGES="wireguard-tools iproute2"
 # shellcheck disable=SC2034
 WGPY_TEST_PACKAGES="wireguard-tools iproute2 ethtool wireguard-go iputils-ping iperf3 nftables tcpdump
     procps mandoc util-linux systemd tshark zsh fish curl"
-# shellcheck disable=SC2034
-WGPY_FUZZ_PACKAGES="clang llvm"
 
 wgpy_say() { printf '%s\n' "$*" >&2; }
 
@@ -89,6 +87,15 @@ wgpy_need_packages()
     wgpy_as_root env DEBIAN_FRONTEND=noninteractive apt-get -q install -y \
         --no-install-recommends -o DPkg::Lock::Timeout=120 $missing >&2 ||
         wgpy_die "apt-get could not install $missing"
+}
+
+# The libraries of sanitizers and fuzzer are a package of the compiler's own version.
+wgpy_need_fuzzer()
+{
+    local version
+    wgpy_need_packages clang llvm
+    version=$(clang -dumpversion) || return 0 # no apt here, and it was said
+    wgpy_need_packages "libclang-rt-${version%%.*}-dev"
 }
 
 wgpy_mirror()
