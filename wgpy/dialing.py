@@ -3,9 +3,12 @@
 
 import asyncio
 import errno
+import os
 import socket
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Coroutine, Sequence
+from typing import Any, Protocol, TypeVar
+
+_T = TypeVar("_T")
 
 AddressInfo = tuple[int, int, int, str, tuple[Any, ...]]  # as of getaddrinfo
 
@@ -66,3 +69,11 @@ async def connect(
         else:
             return connecting
     raise failure
+
+
+async def within(limit_s: float | None, doing: Coroutine[Any, Any, _T]) -> _T:
+    """Return its result.  Raises TimeoutError with ETIMEDOUT if that takes longer; None: never."""
+    try:
+        return await asyncio.wait_for(doing, limit_s)
+    except asyncio.TimeoutError:  # which is TimeoutError since Python 3.11 only
+        raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)) from None

@@ -10,14 +10,13 @@ and sockets of it are sockets like any.  WireGuard and its UDP sockets are in th
 
 import asyncio
 import contextlib
-import errno
 import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
-from wgpy.dialing import AddressInfo, connect
+from wgpy.dialing import AddressInfo, connect, within
 from wgpy.embedded import Embedded
 from wgpy.linux.namespace import Found, Namespace
 from wgpy.process import Process, Stream, start
@@ -107,10 +106,7 @@ class Tunnel(Embedded):
         Each address of the host is tried, within timeout (s) in all.  Raises TimeoutError,
         socket.gaierror, OSError.
         """
-        try:
-            return await asyncio.wait_for(connect(self, *address), timeout)
-        except asyncio.TimeoutError:  # which is TimeoutError since Python 3.11 only
-            raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)) from None
+        return await within(timeout, connect(self, *address))
 
     async def start_server(
         self, client_connected: ClientConnected, host: str | None, port: int, **options: Any

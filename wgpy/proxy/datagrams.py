@@ -15,11 +15,11 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-from wgpy.dialing import AddressInfo, Network
+from wgpy.dialing import AddressInfo, Network, within
 from wgpy.errors import BadRequest
 from wgpy.proxy.limits import Limits
 from wgpy.proxy.requests import Request, Target, is_address
-from wgpy.proxy.service import CONNECT_S, Client, until_gone, within
+from wgpy.proxy.service import CONNECT_S, Client, until_gone
 from wgpy.proxy.socks5 import read_datagram_untrusted
 from wgpy.relay.relay import End, Relay
 

@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any, Final
 
 from wgpy.daemon.logs import Log, foreground_sink
-from wgpy.dialing import HostNetwork, Network, connect
+from wgpy.dialing import HostNetwork, Network, connect, within
 from wgpy.errors import ConfigError, DataThreadError, LinkDeletedError, StartError
 from wgpy.linux.libc import forbid_core_dumps
 from wgpy.log import NOTICE
@@ -28,7 +28,7 @@ from wgpy.proxy.datagrams import DatagramForward, associate, deepen
 from wgpy.proxy.limits import Limits
 from wgpy.proxy.options import ANY, DATAGRAMS_IDLE_S, Forward, Options
 from wgpy.proxy.requests import Conversation, Request, Target
-from wgpy.proxy.service import CONNECT_S, Client, Converse, Service, negotiate, within
+from wgpy.proxy.service import CONNECT_S, Client, Converse, Service, negotiate
 from wgpy.proxy.socks5 import Socks5
 from wgpy.relay.relay import Relay
 from wgpy.tunnel import Tunnel

@@ -2,7 +2,6 @@
 """A place where the proxy listens, and its clients until they are the relay's."""
 
 import asyncio
-import errno
 import logging
 import os
 import socket
@@ -10,8 +9,9 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
+from wgpy.dialing import within
 from wgpy.errors import BadRequest
 from wgpy.log import LimitedLog
 from wgpy.proxy.limits import Limits
@@ -26,7 +26,6 @@ GUESS_PAUSE_S: Final = 1.0  # before a wrong password is answered
 GOODBYE_S: Final = 1.0  # for a client to read why it is refused
 CHUNK: Final = 4096  # bytes read at a time; what a request has at most is for its parser to say
 
-_T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 told = LimitedLog(_log, burst=10, period_ns=NS_PER_S)  # what anybody can cause
 
@@ -188,11 +187,3 @@ async def until_gone(client: Client) -> None:
 def _bound(sock: socket.socket) -> Target:
     host, port, *_ = sock.getsockname()
     return Target(host.partition("%")[0], port)
-
-
-async def within(limit_s: float, doing: Coroutine[Any, Any, _T]) -> _T:
-    """Return its result.  Raises TimeoutError with ETIMEDOUT if that takes too long."""
-    try:
-        return await asyncio.wait_for(doing, limit_s)
-    except asyncio.TimeoutError:
-        raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)) from None
